@@ -1,0 +1,51 @@
+"""KFP face of evaluate."""
+
+from kfp import dsl
+
+from components import images
+
+
+@dsl.component(base_image=images.GPU, install_kfp_package=False)
+def evaluate(
+    run: dict,
+    evaluation: dict,
+    base: dsl.Input[dsl.Model],
+    champion: dsl.Input[dsl.Model],
+    challenger: dsl.Input[dsl.Model],
+    examples: dsl.Input[dsl.Dataset],
+    scores: dsl.Output[dsl.Dataset],
+    report: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+):
+    """Score base, champion and challenger on the test split, each in its servable form."""
+    import json
+    import shutil
+    from pathlib import Path
+
+    from components.evaluate.config import EvaluationConfig
+    from components.step_config import RunSettings
+    from components.store import Store
+
+    config = EvaluationConfig(**evaluation)
+    settings = RunSettings(**run)
+    inputs = {name: Path(a.path) for name, a in (("base", base), ("champion", champion), ("challenger", challenger))}
+    output = Path(scores.path)
+
+    def make(directory):
+        from components.evaluate.evaluate import evaluate
+
+        evaluate(config, *inputs.values(), Path(examples.path), directory)
+
+    inputs_all = {**inputs, "examples": Path(examples.path)}
+    reused = Store(settings).produce("evaluate", config.model_dump(), inputs_all, output, make)
+    summary = json.loads((output / "scores.json").read_bytes())
+    flat = {
+        f"{model}.{metric}": value for model, values in summary.get("metrics", {}).items() for metric, value in values.items()
+    }
+    for name, value in flat.items():
+        metrics.log_metric(name, value)
+    shutil.copy2(output / "report.html", report.path)
+    if flat and not reused:
+        from components.tracking import log_step
+
+        log_step(settings, "evaluate", config.model_dump(), flat, [output / "report.html"])

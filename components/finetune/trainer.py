@@ -1,0 +1,71 @@
+"""transformers.Trainer on packed documents: per-document attention, and the head only where a label is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from components.finetune.batches import IGNORED, PackedDataset
+from components.finetune.checkpoints import seal
+from components.progress import Progress
+
+
+def label_loss_sum(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+    """Summed cross entropy in nats over a packed batch's labels, and how many labels there are.
+
+    The head, which is most of a small model's work, runs only at the positions that predict a label.
+    """
+    causal: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[assignment]
+    backbone = getattr(causal, causal.base_model_prefix)
+    hidden_1TC = backbone(
+        input_ids=batch["input_ids"],
+        position_ids=batch["position_ids"],
+        cu_seq_lens_q=batch["cu_seq_lens_q"],
+        use_cache=False,
+    ).last_hidden_state
+    targets_T = batch["labels"][0, 1:]
+    counted_T = targets_T != IGNORED
+    logits_NV = causal.get_output_embeddings()(hidden_1TC[0, :-1][counted_T])
+    return cross_entropy(logits_NV.float(), targets_T[counted_T], reduction="sum"), int(counted_T.sum())
+
+
+class PackedTrainer(Trainer):
+    """Trains the packs in their planned order, once."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler:
+        # the plan is the order; shuffling here would make the position depend on Trainer's own state
+        return torch.utils.data.SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """Mean over the labels of all packs of one optimizer step, not a mean of the packs' means."""
+        if return_outputs:
+            raise ValueError("a packed batch has no outputs per example; score examples with components/evaluate")
+        total, _ = label_loss_sum(model, inputs)
+        return total / num_items_in_batch
+
+
+class Watch(TrainerCallback):
+    """Says progress after each optimizer step, and seals each checkpoint once it is written."""
+
+    def __init__(self, dataset: PackedDataset, accumulate: int):
+        self._dataset, self._accumulate = dataset, accumulate
+        self._progress: Progress | None = None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        packs = len(self._dataset)
+        first = (state.global_step - 1) * self._accumulate
+        tokens = sum(self._dataset.tokens(index) for index in range(first, min(first + self._accumulate, packs)))
+        if self._progress is None:
+            done = sum(self._dataset.tokens(index) for index in range(first))
+            total = sum(self._dataset.tokens(index) for index in range(packs))
+            self._progress = Progress("finetune", total, "tokens", done)
+        last = state.log_history[-1] if state.log_history else {}
+        self._progress.advance(tokens, **({"loss": last["loss"]} if "loss" in last else {}))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        assert args.output_dir is not None  # train() sets it
+        seal(Path(args.output_dir, f"checkpoint-{state.global_step}"))

@@ -1,0 +1,177 @@
+"""Make a release directory: the one servable form of a model, and answers that every server of it must repeat."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from components.chat import Message, end_token_ids, load_tokenizer, prompt_ids
+from components.package_release.gguf import write_gguf
+from components.progress import say
+from serving.engine import open_engine
+from serving.engine.weights import load_weights
+from serving.release import (
+    GGUF_FILE,
+    GOLDEN_FILE,
+    RELEASE_FILE,
+    SYSTEM_PROMPT_FILE,
+    GoldenAnswer,
+    Origin,
+    Release,
+    ServingForm,
+    payload_files,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Golden:
+    """How many golden answers a release carries, and how long they may be."""
+
+    prompts: int
+    tokens: int
+    gap_bound: float
+    """Where the first and second choice are closer than this (nats), engines may differ."""
+
+
+class EngineMismatch(RuntimeError):
+    """The engine answers otherwise than the weights that are scored: evaluation would not describe what is served."""
+
+
+def package(
+    serving: ServingForm, base: Path, trained: Path | None, examples: Path, golden: Golden, directory: Path
+) -> Release:
+    """Write `release/` below `directory` and return its manifest.
+
+    `trained` is finetune's artifact, or None to package the bare base the same way. `base`, `examples`: the
+    artifacts of fetch_base and prepare_data. Raises EngineMismatch when the engine's greedy answers are not those
+    of the packaged weights.
+    """
+    release = directory / "release"
+    if release.exists():  # a killed run's half-written release
+        shutil.rmtree(release)
+    release.mkdir(parents=True)
+    data = json.loads((examples / "data.json").read_bytes())
+    _write_weights(serving, base / "model", trained, release)
+    tokenizer = load_tokenizer(base / "model")
+    manifest = Release(
+        serving=serving,
+        base=Origin.model_validate_json((base / "origin.json").read_bytes()),
+        data_digest=data["digest"],
+        context_length=AutoConfig.from_pretrained(base / "model").max_position_embeddings,
+        end_token_ids=end_token_ids(tokenizer),
+        files={},
+    )
+    (release / SYSTEM_PROMPT_FILE).write_text(data["system_prompt"], encoding="utf-8")
+    # the engine reads the manifest, so there is one before the answers are known
+    _write_manifest(manifest, release)
+    answers = _golden_answers(release, manifest, examples, golden) if golden.prompts else []
+    (release / GOLDEN_FILE).write_text(
+        json.dumps([answer.model_dump() for answer in answers], ensure_ascii=False, indent=1), encoding="utf-8"
+    )
+    manifest = _write_manifest(manifest, release)
+    say("release", digest=manifest.digest, golden_answers=len(answers))
+    return manifest
+
+
+def _write_manifest(manifest: Release, release: Path) -> Release:
+    manifest = manifest.model_copy(update={"files": payload_files(release)})
+    (release / RELEASE_FILE).write_bytes(manifest.canonical())
+    return manifest
+
+
+def _write_weights(serving: ServingForm, base_model: Path, trained: Path | None, release: Path) -> None:
+    """Config, tokenizer and the weights in their servable form; an adapter is merged into its base."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in (*_TOKENIZER_FILES, "config.json", "generation_config.json"):
+        if (base_model / name).is_file():
+            shutil.copy2(base_model / name, release / name)
+    with tempfile.TemporaryDirectory(dir=release.parent) as folder:
+        source = base_model if trained is None else Path(folder)
+        if trained is not None:
+            _trained_model(base_model, trained).save_pretrained(folder)
+            for name in _TOKENIZER_FILES:
+                if (base_model / name).is_file():
+                    shutil.copy2(base_model / name, folder)
+        if serving.form == "gguf":
+            write_gguf(source, release / GGUF_FILE, serving.precision)
+            return
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=_DTYPES[serving.precision])
+        model.save_pretrained(release)
+
+
+def _trained_model(base_model: Path, trained: Path) -> PreTrainedModel:
+    """The fine-tuned model in the base's dtype."""
+    if (trained / "model").is_dir():
+        return AutoModelForCausalLM.from_pretrained(trained / "model", dtype="auto")
+    from peft import PeftModel
+
+    base = AutoModelForCausalLM.from_pretrained(base_model, dtype="auto")
+    return PeftModel.from_pretrained(base, trained / "adapter").merge_and_unload()  # type: ignore[operator]
+
+
+def _golden_answers(release: Path, manifest: Release, examples: Path, golden: Golden) -> list[GoldenAnswer]:
+    """Greedy answers of the serving engine to the first validation prompts, with the gaps that the weights give."""
+    tokenizer = load_tokenizer(release)
+    prompts = [_question(row) for row in _first_rows(examples / "validation.parquet", golden.prompts)]
+    prompt_tokens = [prompt_ids(tokenizer, messages) for messages in prompts]
+    engine = open_engine(release)
+    try:
+        answers = engine.greedy(prompt_tokens, golden.tokens)
+    finally:
+        engine.close()
+    model = load_weights(release, manifest)
+    return [
+        GoldenAnswer(
+            messages=messages,
+            prompt_token_ids=prompt,
+            token_ids=answer,
+            gaps=_gaps(model, prompt, answer, golden.gap_bound),
+        )
+        for messages, prompt, answer in zip(prompts, prompt_tokens, answers, strict=True)
+    ]
+
+
+def _first_rows(parquet: Path, count: int) -> list[list[Message]]:
+    table = pq.read_table(parquet, columns=["id", "messages"]).sort_by("id").slice(0, count)
+    return table["messages"].to_pylist()
+
+
+def _question(messages: list[Message]) -> list[Message]:
+    """A conversation up to its last answer."""
+    last = max(index for index, message in enumerate(messages) if message["role"] == "assistant")
+    return messages[:last]
+
+
+@torch.no_grad()
+def _gaps(model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int], bound: float) -> list[float]:
+    """Log-probability of the first choice minus the second, in nats, at each position of the answer.
+
+    Raises EngineMismatch where the engine's token is not the weights' first choice and the gap is not below `bound`.
+    """
+    logits_TV = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1].double()
+    top_T2 = logits_TV.log_softmax(-1).topk(2, dim=-1)
+    gaps = (top_T2.values[:, 0] - top_T2.values[:, 1]).tolist()
+    for position, (token, gap) in enumerate(zip(answer, gaps, strict=True)):
+        if token != int(top_T2.indices[position, 0]) and gap >= bound:
+            raise EngineMismatch(
+                f"golden answer, token {position}: the engine says {token}, the weights say {int(top_T2.indices[position, 0])} "
+                f"with a gap of {gap:.4f} nats; the engine does not compute what was scored"
+            )
+    return [round(gap, 6) for gap in gaps]

@@ -1,0 +1,42 @@
+"""Schema of the `gate` parameter."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from components.step_config import StepConfig
+
+
+class Bound(StepConfig):
+    """An absolute limit on one of the challenger's metrics."""
+
+    metric: Literal["perplexity", "nll_per_token", "nats_per_byte"]
+    at_most: float | None = None
+    at_least: float | None = None
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> "Bound":
+        if self.at_most is None and self.at_least is None:
+            raise ValueError(f"bound on {self.metric} needs at_most or at_least")
+        return self
+
+
+class GateConfig(StepConfig):
+    """When a challenger may replace what is live."""
+
+    margin: float = Field(0.02, gt=0)
+    """Non-inferiority margin in the unit of the comparison: nats per token, or per byte across tokenizers."""
+
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Of the one-sided bounds."""
+
+    resamples: int = Field(9999, ge=999)
+    """Bootstrap resamples."""
+
+    min_examples: int = Field(20, ge=2)
+    """With fewer paired examples the verdict is inconclusive."""
+
+    bounds: list[Bound] = []
+    """Absolute limits; breaking one is a fail."""
+
+    seed: int = 0

@@ -1,0 +1,37 @@
+"""What every step's schema has in common."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class InputError(ValueError):
+    """An input that its owner can mend; its message says what, which value and what to do."""
+
+
+class StepConfig(BaseModel):
+    """Base of every schema: unknown keys are refused, values are frozen, docstrings document fields.
+
+    KFP hands the integers of a dict parameter over as floats; pydantic's lax mode reads 16.0 as 16.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RunSettings(StepConfig):
+    """Which run this is, and where its results are kept (the pipeline's `run` parameter)."""
+
+    name: str
+    """Names the run in reports, MLflow and Kubeflow; the run file's name when it is not given."""
+
+    store: str = ".slipway"
+    """Folder of the content-addressed store, the releases and the attestations (a mounted bucket in a cluster)."""
+
+    commit: str = ""
+    """Git commit of the code, for `slipway trace`; filled in when a run is submitted."""
+
+    run_id: str = ""
+    """Identifies this execution; filled in when a run is submitted. It enters no digest."""
+
+    force: list[str] = []
+    """Steps to execute again although their results are in the store; ["all"] means every step."""

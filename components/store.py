@@ -1,0 +1,212 @@
+"""The store: every step's result under the digest of everything that decides it.
+
+    <root>/steps/<step>/<key>/            a complete result; manifest.json lists its files
+    <root>/steps/<step>/<key>.partial/    work in progress, continued by whoever comes next
+    <root>/releases/<digest>/             releases, immutable
+    <root>/attestations/<digest>/         what was learned about a release
+
+The key is the sha256 of the step's name, its configuration, the digests of its inputs' content, the digest
+of its own code and of all project code that it imports, and the lock file. One mechanism serves a laptop, a
+cluster with a shared volume and scheduled runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from components.progress import say
+from components.step_config import RunSettings
+
+MANIFEST_FILE = "manifest.json"
+_PACKAGES = ("components", "pipelines", "serving")
+_PROJECT = Path(__file__).resolve().parent.parent
+_LOCK_FILE = Path(__file__).resolve().parent / "constraints.txt"
+
+
+def sha256_json(value: Any) -> str:
+    """Hexadecimal sha256 of a JSON value's canonical form (sorted keys, no spaces)."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_files(directory: Path) -> dict[str, str]:
+    """Relative path -> sha256 of every file below a directory, the manifest excepted."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {
+        path.relative_to(directory).as_posix(): file_digest(path)
+        for path in files
+        if path != directory / MANIFEST_FILE
+    }
+
+
+def content_digest(path: Path) -> str:
+    """Digest of an artifact's content: of a file's bytes, or of a directory's names and bytes.
+
+    A directory that the store wrote carries its manifest, which is believed when every file has the size
+    that it lists; anything else is hashed.
+    """
+    if path.is_file():
+        return file_digest(path)
+    manifest = path / MANIFEST_FILE
+    if manifest.is_file():
+        listed = json.loads(manifest.read_bytes())
+        if all((path / name).is_file() and (path / name).stat().st_size == size for name, size in listed["sizes"].items()):
+            return listed["digest"]
+    return sha256_json(tree_files(path))
+
+
+def code_digest(step: str) -> str:
+    """Digest of `components/<step>`, of all project code that it imports, directly or not, and of the lock file."""
+    pending = sorted((_PROJECT / "components" / step).glob("*.py"))
+    seen: dict[str, str] = {}
+    while pending:
+        path = pending.pop()
+        name = path.relative_to(_PROJECT).as_posix()
+        if name in seen:
+            continue
+        seen[name] = file_digest(path)
+        pending += _project_imports(path)
+    seen["constraints"] = file_digest(_LOCK_FILE)
+    return sha256_json(seen)
+
+
+def _project_imports(path: Path) -> list[Path]:
+    """Source files of the project's modules that a source file imports, wherever in it they are imported."""
+    found: list[Path] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for module in modules:
+            if module.split(".")[0] not in _PACKAGES:
+                continue
+            stem = _PROJECT / Path(*module.split("."))
+            found += [file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file()]
+    return found
+
+
+class StoreBusy(RuntimeError):
+    """Another live process works on the same entry."""
+
+
+class Store:
+    """A content-addressed folder. `Store(RunSettings)` knows the root and which steps are forced."""
+
+    def __init__(self, run: RunSettings):
+        self.root = Path(run.store).resolve()
+        self._force = run.force
+
+    @property
+    def releases(self) -> Path:
+        return self.root / "releases"
+
+    def attestations(self, digest: str) -> Path:
+        """Where what is learned about a release stands; `digest` is the release's."""
+        return self.root / "attestations" / digest.removeprefix("sha256:")
+
+    def release(self, digest: str) -> Path:
+        """Directory of a release, whether it exists or not."""
+        return self.releases / digest.removeprefix("sha256:")
+
+    def produce(
+        self,
+        step: str,
+        config: Any,
+        inputs: dict[str, Path],
+        output: Path,
+        make: Callable[[Path], None],
+    ) -> bool:
+        """Fill `output` with the step's result, from the store when it is there, else by `make(directory)`.
+
+        `config` is a JSON value holding only what decides the result. `make` writes into the directory that
+        it is given; when it dies, the next call with the same key gets the same directory with what is in it.
+        Returns True when the result was reused.
+        """
+        key = sha256_json(
+            {
+                "step": step,
+                "config": config,
+                "inputs": {name: content_digest(path) for name, path in sorted(inputs.items())},
+                "code": code_digest(step),
+            }
+        )
+        entry = self.root / "steps" / step / key
+        partial = entry.with_name(entry.name + ".partial")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        with self._locked(entry.with_name(entry.name + ".lock"), step):
+            forced = step in self._force or "all" in self._force
+            if forced and entry.exists():
+                shutil.rmtree(entry)
+            reused = (entry / MANIFEST_FILE).is_file()
+            if not reused:
+                partial.mkdir(exist_ok=True)
+                make(partial)
+                _write_manifest(partial)
+                partial.rename(entry)
+        link_tree(entry, output)
+        say("reused" if reused else "stored", step=step, key=key[:12])
+        return reused
+
+    @contextmanager
+    def _locked(self, path: Path, step: str) -> Iterator[None]:
+        """Hold the entry's lock; the kernel releases it when the process dies, however it dies."""
+        with path.open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                say("waiting", step=step, why=f"process {lock.read().strip() or '?'} works on the same result")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+
+def _write_manifest(directory: Path) -> None:
+    files = tree_files(directory)
+    sizes = {name: (directory / name).stat().st_size for name in files}
+    write_atomically(directory / MANIFEST_FILE, json.dumps({"digest": sha256_json(files), "sizes": sizes}, indent=1))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside, then rename: a reader sees the old text or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.rename(path)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Make `target` the same tree as `source`, by hard links where the file system allows, else by copies."""
+
+    def link(from_path: str, to_path: str) -> None:
+        try:
+            os.link(from_path, to_path)
+        except OSError:
+            shutil.copy2(from_path, to_path)
+
+    if target.is_dir():
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, target, copy_function=link)

@@ -1,0 +1,304 @@
+"""The command line: each command parses, calls one function of the part that owns the matter, and prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from components.step_config import InputError
+from pipelines import run_config
+
+DONE, FAILED, WRONG_USAGE, STOPPED_FAIL, STOPPED_INCONCLUSIVE = range(5)
+_EXIT = {"pass": DONE, "fail": STOPPED_FAIL, "inconclusive": STOPPED_INCONCLUSIVE}
+_SCREEN = Console(soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0 done, 1 failed, 2 wrong usage, 3 gate said fail, 4 inconclusive."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except _expected_errors() as error:
+        print(error, file=sys.stderr)
+        return WRONG_USAGE if options.command is validate else FAILED
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """What is shown as one line; anything else is a bug, and its traceback is wanted."""
+    from components.rollout.target import RolloutFailed, TargetError
+
+    return (InputError, TargetError, RolloutFailed)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="slipway", description="From a dataset to a gated, live LLM on Kubeflow.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _command(commands, doctor, "what this machine lacks", run_file=True)
+    _command(commands, validate, "check a run file, without running anything", run_file=True)
+    run = _command(commands, run_pipeline, "run the pipeline on this machine", name="run", run_file=True)
+    run.add_argument(
+        "--force", nargs="?", const="all", action="append", default=[], metavar="STEP", help="execute a step again"
+    )
+    compiled = _command(commands, compile_, "compile the pipeline to YAML", name="compile", run_file=True)
+    compiled.add_argument("--profile", help="placement profile instead of the run file's")
+    compiled.add_argument("--output", type=Path, required=True, metavar="FILE")
+    rollout = commands.add_parser("rollout", help="what is live, and going back").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    _command(rollout, rollout_status, "what is live, candidate and previous", name="status", run_file=True)
+    back = _command(rollout, rollout_back, "return to an earlier release", name="back", run_file=False)
+    back.add_argument("digest", nargs="?", help="the release; the previous one by default (a unique prefix is enough)")
+    _add_run_option(back)
+    _command(commands, serve, "start what is live again, after a restart of the machine", run_file=True)
+    _command(commands, chat, "talk to what is live, here in the terminal", run_file=True)
+    _command(commands, report, "paths of the last run's reports", run_file=True)
+    _command(commands, trace, "where the live model comes from", run_file=True)
+    _command(commands, down, "stop the server; what is live is remembered", run_file=True)
+    return parser
+
+
+def _command(
+    commands: Any, function: Callable[[argparse.Namespace], int], summary: str, *, name: str = "", run_file: bool
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name or function.__name__, help=summary, description=summary)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    if run_file:
+        parser.add_argument("run_file", nargs="?", default="laptop", metavar="RUN", help="a run file or a bundled one's name")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _add_run_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", dest="run_file", default="laptop", metavar="RUN", help="whose service; default laptop")
+
+
+def _print(options: argparse.Namespace, value: Any, draw: Callable[[], None]) -> None:
+    """JSON when asked for, else as people read it."""
+    if options.json:
+        print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+    else:
+        draw()
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Exit code 1 when something that a run needs is missing."""
+    from pipelines.doctor import examine
+
+    config = run_config.load(options.run_file)
+    checks = examine(Path(config.run.store), config.rollout.port)
+
+    def draw() -> None:
+        for check in checks:
+            mark = "[green]✓[/]" if check.ok else "[red]✗[/]" if check.required else "[dim]-[/]"
+            remedy = "" if check.ok else f"  ({check.remedy})"
+            _SCREEN.print(f"{mark} {check.name}: {check.found}{remedy}", highlight=False)
+
+    _print(options, [vars(check) for check in checks], draw)
+    return DONE if all(check.ok for check in checks if check.required) else FAILED
+
+
+def validate(options: argparse.Namespace) -> int:
+    """Exit code 2 and one line per problem for a run file that is not valid."""
+    config = run_config.load(options.run_file)
+    _print(options, config.parameters(), lambda: print(f"{run_config.find_run_file(options.run_file)}: valid"))
+    return DONE
+
+
+def run_pipeline(options: argparse.Namespace) -> int:
+    """Exit code by the gate's verdict."""
+    from pipelines.local_run import StepFailed, current_commit, new_run_id, run_locally
+
+    name = run_config.load(options.run_file).run.name
+    settings = {"run_id": new_run_id(name), "commit": current_commit(), "force": options.force}
+    config = run_config.load(options.run_file, settings)
+    # bound to today's streams: while steps run, sys.stdout is the console that reads them
+    screen = Console(file=sys.stderr if options.json else sys.stdout, soft_wrap=True)
+    try:
+        outcome = run_locally(config, screen)
+    except StepFailed as error:
+        print(f"\n{error}\nwhat was live still is", file=sys.stderr)
+        return FAILED
+    value = {
+        "run_id": config.run.run_id,
+        "verdict": outcome.verdict,
+        "reason": outcome.reason,
+        "live": outcome.live,
+        "reports": outcome.reports,
+        "seconds": round(outcome.seconds, 1),
+        "steps": [{"step": s.name, "seconds": round(s.seconds, 1), "reused": s.reused} for s in outcome.steps],
+    }
+    _print(options, value, lambda: _draw_outcome(config, outcome))
+    return _EXIT[outcome.verdict]
+
+
+def _draw_outcome(config: run_config.RunConfig, outcome: Any) -> None:
+    table = Table("step", "seconds", "share", "", box=None, padding=(0, 2, 0, 0))
+    for step in outcome.steps:
+        share = f"{100 * step.seconds / outcome.seconds:.0f} %"
+        table.add_row(step.name, f"{step.seconds:.1f}", share, "found in the store" if step.reused else "")
+    _SCREEN.print("\n", table, "", sep="")
+    colour = {"pass": "green", "fail": "red", "inconclusive": "yellow"}[outcome.verdict]
+    _SCREEN.print(f"[bold {colour}]verdict: {outcome.verdict}[/]", highlight=False)
+    _SCREEN.print(outcome.reason, highlight=False, markup=False)
+    for name, path in outcome.reports.items():
+        _SCREEN.print(f"  report, {name}: {path}", highlight=False, markup=False)
+    if outcome.live is None:
+        _SCREEN.print("\nnothing was rolled out; what was live still is", highlight=False)
+        return
+    _draw_live(config.rollout.service, outcome.live["url"], outcome.live["digest"])
+    _SCREEN.print(f"total {outcome.seconds:.0f} s", highlight=False)
+
+
+def _draw_live(service: str, url: str, digest: str) -> None:
+    """The live model's address and three lines to try it with."""
+    question = "How does a heat pump work?"
+    chat_body = json.dumps({"model": service, "messages": [{"role": "user", "content": question}], "max_tokens": 80})
+    generate_body = json.dumps({"prompt": question, "max_tokens": 80})
+    lines = [
+        f"\nlive: {service} {digest}",
+        f"chat page: {url}/",
+        f"curl -s {url}/health",
+        f"curl -s {url}/generate -H 'Content-Type: application/json' -d '{generate_body}'",
+        f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{chat_body}'",
+        "stop it: make down",
+    ]
+    for line in lines:
+        _SCREEN.print(line, highlight=False, markup=False)
+
+
+def compile_(options: argparse.Namespace) -> int:
+    """Write the pipeline's YAML."""
+    from pipelines.compile import compile_pipeline
+    from pipelines.placement import PROFILES
+
+    config = run_config.load(options.run_file)
+    profile = options.profile or config.placement
+    if profile not in PROFILES:
+        print(f"--profile {profile!r}: choose one of {', '.join(PROFILES)}", file=sys.stderr)
+        return WRONG_USAGE
+    compile_pipeline(config, profile, options.output)
+    _print(options, {"output": options.output, "profile": profile}, lambda: print(f"{options.output} (profile {profile})"))
+    return DONE
+
+
+def _store(options: argparse.Namespace) -> tuple[Any, str]:
+    """The store and the service that a run file names."""
+    from components.store import Store
+
+    config = run_config.load(options.run_file)
+    return Store(config.run), config.rollout.service
+
+
+def rollout_status(options: argparse.Namespace) -> int:
+    """What is served, and by whom."""
+    from components.rollout.deliver import status
+
+    found = status(*_store(options))
+
+    def draw() -> None:
+        _SCREEN.print(f"{found['service']} at {found['url']}: live {found['live'] or 'nothing'}", highlight=False)
+        if found["live"] and not found["serving"]:
+            _SCREEN.print("its processes do not run; `slipway serve` starts them", style="yellow", highlight=False)
+        for one in found["instances"]:
+            weight = found["routed"].get(one["digest"], 0)
+            line = f"  {one['role']:<9} {one['digest'][:19]}  {one['state']:<8} weight {weight:>3}  {one['url']} {one['reason']}"
+            _SCREEN.print(line, highlight=False, markup=False)
+        for entry in found["history"]:
+            _SCREEN.print(f"  was live {entry}", style="dim", highlight=False, markup=False)
+        if found["held_by"]:
+            _SCREEN.print(f"a rollout is at work: {found['held_by']}", highlight=False, markup=False)
+
+    _print(options, found, draw)
+    return DONE
+
+
+def rollout_back(options: argparse.Namespace) -> int:
+    """Return to an earlier release, checked like every rollout."""
+    from components.rollout.deliver import back
+
+    store, service = _store(options)
+    record = back(store, options.digest, service=service)
+    _print(options, record, lambda: _draw_live(service, record["url"], record["digest"]))
+    return DONE
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Start the processes of what is live, where they do not run."""
+    from components.rollout.deliver import back, status
+
+    store, service = _store(options)
+    live = status(store, service)["live"]
+    if live is None:
+        raise InputError(f"nothing was rolled out as {service} yet; `slipway run {options.run_file}` does")
+    record = back(store, live, service=service)
+    _print(options, record, lambda: _draw_live(service, record["url"], record["digest"]))
+    return DONE
+
+
+def down(options: argparse.Namespace) -> int:
+    """Stop our front and servers."""
+    from components.rollout.deliver import down as stop_serving
+    from components.rollout.local import service_names
+
+    store, service = _store(options)
+    stopped = stop_serving(store, service) if service in service_names(store) else []
+    _print(options, stopped, lambda: print("\n".join(stopped) or "nothing was running"))
+    return DONE
+
+
+def chat(options: argparse.Namespace) -> int:
+    """A conversation in the terminal."""
+    from components.rollout.deliver import status
+    from pipelines.terminal_chat import converse
+
+    store, service = _store(options)
+    found = status(store, service)
+    if not found["serving"]:
+        raise InputError(f"{service} is not being served; start it with `slipway serve {options.run_file}`")
+    converse(found["url"], service)
+    return DONE
+
+
+def report(options: argparse.Namespace) -> int:
+    """Paths of the newest run's reports."""
+    store, _ = _store(options)
+    runs = sorted((store.root / "runs").glob("*/reports"))
+    if not runs:
+        raise InputError(f"no run has left a report in {store.root}; `slipway run {options.run_file}` does")
+    paths = {path.stem: path for path in sorted(runs[-1].glob("*.html"))}
+    _print(options, paths, lambda: print("\n".join(f"{name}: {path}" for name, path in paths.items())))
+    return DONE
+
+
+def trace(options: argparse.Namespace) -> int:
+    """Release, base, data, commit, run and scores of what is live."""
+    from components.rollout.deliver import status
+    from pipelines.trace import trace_release
+
+    store, service = _store(options)
+    live = status(store, service)["live"]
+    if live is None:
+        raise InputError(f"nothing is live as {service}")
+    found = trace_release(store, live)
+
+    def draw() -> None:
+        for name, value in found.items():
+            shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            _SCREEN.print(f"{name:<10} {shown}", highlight=False, markup=False)
+
+    _print(options, found, draw)
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Puts the parts together: KServe's application with our routes, middleware and error shapes.
+
+Importing this module imports kserve, which parses sys.argv: serving/__main__.py does it last.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from kserve import ModelServer
+from kserve.model_server import app as kserve_app
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from serving.errors import RequestError, describe_validation, error_body
+from serving.generation import Generator
+from serving.middleware import Frame
+from serving.model import ReleaseModel
+from serving.openai import openai_router
+from serving.routes import own_router
+from serving.settings import Settings
+
+
+class ReleaseServer(ModelServer):
+    """KServe's server for one release: HTTP only, one process, on the address that the settings name."""
+
+    def __init__(self, generator: Generator, settings: Settings):
+        super().__init__(
+            http_port=settings.port,
+            workers=1,
+            enable_grpc=False,
+            grace_period=settings.drain_seconds,
+            enable_latency_logging=False,
+        )
+        self._host = settings.host
+        self._generator = generator
+        add_routes(kserve_app, generator, settings)
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; running answers may finish."""
+        self.start([ReleaseModel(self._generator)])
+
+    async def _serve(self) -> None:
+        # KServe always binds 0.0.0.0; its uvicorn configuration is complete here, and nothing listens yet.
+        assert self._rest_server is not None
+        self._rest_server.config.host = self._host
+        await super()._serve()
+
+
+def add_routes(app: FastAPI, generator: Generator, settings: Settings) -> None:
+    """Our routes come before KServe's, which are added when its server starts."""
+    app.openapi_url = None
+    app.add_middleware(Frame, release=generator.release.digest, max_body_bytes=settings.max_body_bytes)
+    app.include_router(own_router(generator))
+    app.include_router(openai_router(generator))
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    param, code = (error.param, error.code) if isinstance(error, RequestError) else (None, None)
+    body = error_body(request.url.path, error.status_code, str(error.detail), param, code)
+    return JSONResponse(body, error.status_code, error.headers)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    details: list[Any] = list(error.errors())
+    message, param = describe_validation(details)
+    return JSONResponse(error_body(request.url.path, 400, message, param), 400)

@@ -1,0 +1,159 @@
+"""transformers' `generate` on a safetensors directory: the fallback for architectures that OpenVINO does not read.
+
+One thread computes one request at a time, so that an answer never depends on its company and a seed means
+something (torch's generator is global). Needs torch, which the base install of the server does not bring.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig, StoppingCriteria
+from transformers.generation.streamers import BaseStreamer
+
+from serving.engine import Delta, EngineError, EngineOptions, FinishReason, Sampling
+from serving.engine.requests import Request, collect, stream
+from serving.release import Release
+
+_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+
+class TransformersEngine:
+    """A release served by transformers on a CPU."""
+
+    def __init__(self, directory: Path, release: Release, options: EngineOptions):
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        self._model: Any = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=_DTYPES[release.serving.precision],
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        ).eval()
+        # `generate` fills unset fields from the model's own settings; requests are complete without them.
+        self._model.generation_config = GenerationConfig()
+        self._end_token_ids = list(release.end_token_ids)
+        self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._closing = False
+        self._failure: str | None = None
+        self._thread = threading.Thread(target=self._work, name="transformers-generate", daemon=True)
+        self._thread.start()
+
+    @property
+    def failure(self) -> str | None:
+        return self._failure
+
+    def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+        return stream(self, prompt_ids, sampling)
+
+    def greedy(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
+        return collect(self, prompts, Sampling(max_tokens=max_tokens))
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self._inbox.put(None)
+            self._thread.join()
+
+    def submit(self, request: Request) -> None:
+        """Queue a request for the computing thread."""
+        if self._failure or self._closing:
+            raise EngineError(self._failure or "the engine is closed")
+        self._inbox.put(request)
+
+    def cancel(self, request: Request) -> None:
+        """The stopping criterion sees it after the token in progress."""
+        request.cancelled = True
+
+    # Everything below runs on the computing thread.
+
+    def _work(self) -> None:
+        while not self._closing and (request := self._inbox.get()) is not None:
+            if request.cancelled:
+                continue
+            try:
+                self._answer(request)
+            # Whatever torch raises belongs to this request; the next one may well succeed.
+            except Exception as error:
+                request.put(EngineError(f"{type(error).__name__}: {error}"))
+        self._failure = "the engine is closed"
+        while not self._inbox.empty():
+            if (request := self._inbox.get()) is not None:
+                request.put(EngineError(self._failure))
+        del self._model
+
+    @torch.inference_mode()
+    def _answer(self, request: Request) -> None:
+        streamer = _Streamer(request, self._end_token_ids)
+        if request.sampling.temperature > 0 and request.sampling.seed is not None:
+            torch.manual_seed(request.sampling.seed)
+        prompt_BT = torch.tensor([request.prompt_ids])  # (1, T)
+        self._model.generate(
+            input_ids=prompt_BT,
+            attention_mask=torch.ones_like(prompt_BT),
+            generation_config=self._config(request.sampling),
+            streamer=streamer,
+            stopping_criteria=[_Stopped(request, self)],
+        )
+        if self._closing and not streamer.finished:
+            request.put(EngineError("the engine is closed"))
+
+    def _config(self, sampling: Sampling) -> GenerationConfig:
+        chosen: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature > 0:
+            chosen = {
+                "do_sample": True,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k,
+                "repetition_penalty": sampling.repetition_penalty,
+            }
+        return GenerationConfig(
+            max_new_tokens=sampling.max_tokens,
+            eos_token_id=self._end_token_ids or None,
+            pad_token_id=self._end_token_ids[0] if self._end_token_ids else 0,
+            **chosen,
+        )
+
+
+class _Streamer(BaseStreamer):
+    """Turns what `generate` puts, first the prompt and then one token at a time, into deltas."""
+
+    def __init__(self, request: Request, end_token_ids: list[int]):
+        self._request, self._end_token_ids = request, end_token_ids
+        self._prompt_seen = False
+        self.finished = False
+
+    def put(self, value: torch.Tensor) -> None:
+        if not self._prompt_seen:
+            self._prompt_seen = True
+            return
+        for token_id in value.flatten().tolist():
+            self._request.generated += 1
+            reason: FinishReason | None = None
+            if token_id in self._end_token_ids:
+                reason = "stop"
+            elif self._request.generated == self._request.sampling.max_tokens:
+                reason = "length"
+            self.finished = reason is not None
+            self._request.put(Delta([token_id], reason))
+
+    def end(self) -> None:
+        """`put` has already told the finish reason."""
+
+
+class _Stopped(StoppingCriteria):
+    """Ends `generate` after the current token when the caller has left or the engine closes."""
+
+    def __init__(self, request: Request, engine: TransformersEngine):
+        self._request, self._engine = request, engine
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        stop = self._request.cancelled or self._engine._closing
+        return torch.full((input_ids.shape[0],), stop, dtype=torch.bool)

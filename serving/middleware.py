@@ -1,0 +1,131 @@
+"""What every request passes: an id, a bounded body, closed routes, a log line, metrics, the release's digest."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving import logs, metrics
+from serving.errors import RequestError, error_body
+from serving.streams import ClientLeft
+
+_LOG = logging.getLogger("serving.access")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_CLOSED = [
+    (re.compile(r"^/v2/repository(/|$)"), 403, "models are loaded and unloaded by a rollout, not over HTTP"),
+    (re.compile(r"^/v2/models/[^/]+/versions(/|$)"), 404, "model versions are not served; leave /versions/… out"),
+]
+_CLIENT_LEFT = 499
+"""nginx's number for a client that closed the connection; nobody receives it, logs and metrics show it."""
+
+
+class Frame:
+    """ASGI middleware around all routes, KServe's included."""
+
+    def __init__(self, app: ASGIApp, *, release: str, max_body_bytes: int):
+        self._app = app
+        self._release = release
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send, self._release)
+        token = logs.request_id.set(exchange.request_id)
+        try:
+            await self._answer(exchange, scope, receive)
+        finally:
+            exchange.log()
+            logs.request_id.reset(token)
+
+    async def _answer(self, exchange: _Exchange, scope: Scope, receive: Receive) -> None:
+        try:
+            _refuse_closed(scope)
+            await self._app(scope, _bounded(scope, receive, self._max_body_bytes), exchange.send)
+        except RequestError as error:
+            await exchange.refuse(error)
+        except ClientLeft:
+            exchange.status = _CLIENT_LEFT
+        # The client gets no details; the log has them, with the same request id.
+        except Exception:
+            _LOG.exception("unexpected fault")
+            message = f"unexpected fault; the log of request {exchange.request_id} has it"
+            await exchange.refuse(RequestError(500, message))
+
+
+class _Exchange:
+    """One request and its reply."""
+
+    def __init__(self, scope: Scope, send: Send, release: str):
+        given = Headers(scope=scope).get("x-request-id", "")
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        self.status: int | None = None
+        self._scope, self._send, self._release = scope, send, release
+        self._start = time.monotonic()
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the reply, with our headers in its head."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Slipway-Release"] = self._release
+            headers["X-Request-Id"] = self.request_id
+        await self._send(message)
+
+    async def refuse(self, error: RequestError) -> None:
+        """Reply with an error; a reply that has begun can only be broken off."""
+        if self.status is not None:
+            raise error
+        body = error_body(self._scope["path"], error.status_code, error.detail, error.param, error.code)
+        response = JSONResponse(body, error.status_code, error.headers)
+        await response(self._scope, _nothing_more, self.send)
+
+    def log(self) -> None:
+        """One line and the metrics. The query string is left out: it is the client's."""
+        seconds = time.monotonic() - self._start
+        route = getattr(self._scope.get("route"), "path", "unmatched")
+        status, method = self.status or _CLIENT_LEFT, self._scope["method"]
+        known = method if method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS") else "other"
+        metrics.REQUESTS.labels(route=route, method=known, status=str(status)).inc()
+        metrics.REQUEST_SECONDS.labels(route=route).observe(seconds)
+        fields: dict[str, Any] = {"method": method, "route": route, "status": status, "seconds": round(seconds, 4)}
+        _LOG.info("request", extra=fields)
+
+
+async def _nothing_more() -> Message:
+    return {"type": "http.disconnect"}
+
+
+def _refuse_closed(scope: Scope) -> None:
+    for path, status, message in _CLOSED:
+        if path.search(scope["path"]):
+            raise RequestError(status, message)
+    if "inference-header-content-length" in Headers(scope=scope):
+        raise RequestError(400, "binary tensors are not read; send the request as JSON")
+
+
+def _bounded(scope: Scope, receive: Receive, limit: int) -> Receive:
+    """A `receive` that raises RequestError 413 when the body is longer than `limit` bytes."""
+    refusal = RequestError(413, f"the body is longer than {limit} bytes; shorten the conversation")
+    declared = Headers(scope=scope).get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise refusal
+    seen = 0
+
+    async def bounded() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > limit:
+            raise refusal
+        return message
+
+    return bounded

@@ -1,0 +1,80 @@
+"""Every setting of a server, its default and its name in the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from serving.engine import EngineOptions
+
+_PLAIN_NAMES = {"host": "HOST", "port": "PORT"}
+
+
+class SettingsError(ValueError):
+    """A setting that its owner can mend; the message names the variable, its value and what is allowed."""
+
+
+class Settings(BaseModel):
+    """What an operator may set. A field's variable is SLIPWAY_<NAME>; HOST and PORT carry no prefix."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on; a container sets 0.0.0.0."""
+
+    port: int = Field(8000, ge=1, le=65535)
+    """Port to listen on."""
+
+    max_body_bytes: int = Field(1_048_576, ge=1024)
+    """A larger request body is refused with 413."""
+
+    max_output_tokens: int = Field(1024, ge=1)
+    """Longest answer that a request may ask for."""
+
+    default_output_tokens: int = Field(256, ge=1)
+    """Longest answer when a request does not say."""
+
+    max_running: int = Field(64, ge=1)
+    """Answers that are computed together."""
+
+    max_waiting: int = Field(64, ge=0)
+    """Requests that may wait for a place; one more is refused with 429 and Retry-After."""
+
+    kv_cache_gib: int = Field(1, ge=1)
+    """Memory of the OpenVINO engine for keys and values, in GiB."""
+
+    threads: int = Field(0, ge=0)
+    """CPU threads of the engine; 0 lets it choose."""
+
+    drain_seconds: int = Field(30, ge=0)
+    """After SIGTERM, how long running answers may take to finish."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """INFO writes one line per request; prompts and answers are never written."""
+
+    def engine_options(self) -> EngineOptions:
+        """The part that the engine reads."""
+        return EngineOptions(max_running=self.max_running, kv_cache_gib=self.kv_cache_gib, threads=self.threads)
+
+
+def environment_names() -> dict[str, str]:
+    """Field name -> environment variable."""
+    return {name: _PLAIN_NAMES.get(name, f"SLIPWAY_{name.upper()}") for name in Settings.model_fields}
+
+
+def read_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
+    """Settings from flags that are not None, then the environment, then the defaults.
+
+    Raises SettingsError for a value that is not allowed.
+    """
+    names = environment_names()
+    values = {field: environ[variable] for field, variable in names.items() if environ.get(variable)}
+    values |= {field: value for field, value in flags.items() if value is not None}
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0])
+        raise SettingsError(f"{names.get(field, field)} = {first['input']!r}: {first['msg']}") from error

@@ -1,0 +1,312 @@
+"""The step from artifacts to live.json, and the command line's functions, with fake servers behind the real front."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+
+from components.rollout import deliver
+from components.rollout.local import process_id
+from components.rollout.target import ChampionMoved, RolloutBusy, RolloutFailed, TargetError
+from components.step_config import InputError
+
+
+def test_first_rollout_then_the_next_then_back(place, capsys):
+    first, second = place.release("first"), place.release("second")
+    assert place.live() is None
+    record = place.roll(first)
+    assert record["action"] == "rolled out" and record["previous"] is None and record["run_id"] == "run-1"
+    assert record["url"] == f"http://127.0.0.1:{place.config.port}"
+    place.settled_on(place.digest(first))
+    assert httpx.get(f"{record['url']}/health").json()["release"] == place.digest(first)
+
+    record = place.roll(second)
+    assert record["action"] == "rolled out" and record["previous"] == place.digest(first)
+    place.settled_on(place.digest(second))
+    attested = place.store.attestations(place.digest(second)) / "rollout.json"
+    assert json.loads(attested.read_text())["run_id"] == "run-1"
+
+    assert deliver.back(place.store, commands=place.commands)["digest"] == place.digest(first)
+    place.settled_on(place.digest(first))
+    shortened = place.digest(second).removeprefix("sha256:")[:12]
+    assert deliver.back(place.store, shortened, commands=place.commands)["previous"] == place.digest(first)
+    place.settled_on(place.digest(second))
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["does"] for event in events if event["event"] == "rollout"][:6] == [
+        "apply",
+        "wait",
+        "open",
+        "promote",
+        "done",
+        "apply",
+    ]
+
+
+def test_the_same_release_again_changes_nothing(place):
+    release = place.release("first")
+    place.roll(release)
+    before = place.target().state().servers
+    record = place.roll(release)
+    assert record["action"] == "already live"
+    assert place.target().state().servers == before
+    attested = place.store.attestations(place.digest(release)) / "rollout.json"
+    assert json.loads(attested.read_text())["action"] == "rolled out"
+
+
+@pytest.mark.parametrize("dead", ["server", "front", "both"])
+def test_a_live_release_whose_processes_died_is_started_again(place, dead):
+    release = place.release("first")
+    place.roll(release)
+    state = place.target().state()
+    victims = {"server": list(state.servers.values()), "front": list(state.fronts.values())}
+    for victim in victims.get(dead, victims["server"] + victims["front"]):
+        os.kill(victim.pid, signal.SIGKILL)
+    assert place.live() == place.digest(release)
+    assert place.roll(release)["action"] == "started again"
+    place.settled_on(place.digest(release))
+
+
+def test_after_down_the_next_rollout_starts_what_was_live(place):
+    release = place.release("first")
+    place.roll(release)
+    stopped = deliver.down(place.store)
+    assert stopped == [f"front at port {place.config.port}", f"server of {place.digest(release)}"]
+    assert place.live() == place.digest(release) and place.running() == set()
+    assert deliver.status(place.store)["serving"] is False
+    assert deliver.down(place.store) == []
+    assert place.roll(release)["action"] == "started again"
+    place.settled_on(place.digest(release))
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ("wrong", r"golden answer 1 .*: token 2 is 13, expected is 12"),
+        ("never", "not ready within 2 s"),
+        ("crash", r"its server ended with code 1; .*cannot read the weights"),
+        ("hangs", "no answer within 2 s"),
+        ("crash_later", "golden answer 1"),
+        ("impostor", "says that it serves sha256:0"),
+        ("sick_live", "HTTP 500.*out of memory"),
+    ],
+)
+@pytest.mark.parametrize("old", [True, False])
+def test_a_bad_candidate_is_removed_and_the_old_one_stays(place, behaviour, reason, old):
+    place.config = place.config.model_copy(update={"ready_seconds": 2, "drain_seconds": 1})
+    good, bad = place.release("good"), place.release("bad", behaviour)
+    if old:
+        place.roll(good)
+    with pytest.raises(RolloutFailed, match=reason) as failure:
+        place.roll(bad)
+    if old:
+        assert f"{place.digest(good)} stays live" in str(failure.value)
+        place.settled_on(place.digest(good))
+    else:
+        assert "nothing is live" in str(failure.value)
+        assert place.live() is None and place.running() == set()
+    place.roll(good)
+    place.settled_on(place.digest(good))
+
+
+def test_a_slow_candidate_is_waited_for(place):
+    release = place.release("slow", "slow")
+    place.roll(release)
+    place.settled_on(place.digest(release))
+
+
+def test_a_dead_old_release_serves_again_before_a_bad_candidate_is_refused(place):
+    good, bad = place.release("good"), place.release("bad", "wrong")
+    place.roll(good)
+    deliver.down(place.store)
+    with pytest.raises(RolloutFailed, match="stays live"):
+        place.roll(bad)
+    place.settled_on(place.digest(good))
+
+
+def test_an_old_release_that_cannot_start_again_does_not_block_a_good_one(place):
+    old, new = place.release("old"), place.release("new")
+    place.roll(old)
+    deliver.down(place.store)
+    (place.store.release(place.digest(old)) / "golden.json").unlink()
+    place.roll(new)
+    place.settled_on(place.digest(new))
+
+
+def test_no_request_is_lost_while_releases_change(place):
+    first, second = place.release("first"), place.release("second")
+    url = place.roll(first)["url"]
+    done, seen, failed = threading.Event(), set(), []
+
+    def ask():
+        question = {"model": "chat", "messages": [{"role": "user", "content": "question 0"}]}
+        with httpx.Client(base_url=url, timeout=10) as client:
+            while not done.is_set():
+                try:
+                    reply = client.post("/v1/chat/completions", json=question)
+                    seen.add(reply.headers.get("x-slipway-release"))
+                    if reply.status_code != 200:
+                        failed.append(reply.text)
+                except httpx.HTTPError as error:
+                    failed.append(repr(error))
+                count[0] += 1
+
+    count = [0]
+    askers = [threading.Thread(target=ask) for _ in range(4)]
+    for asker in askers:
+        asker.start()
+    place.roll(second)
+    deliver.back(place.store, commands=place.commands)
+    place.roll(second)
+    done.set()
+    for asker in askers:
+        asker.join()
+    assert failed == [] and count[0] > 100
+    assert seen == {place.digest(first), place.digest(second)}
+
+
+def test_two_rollouts_at_once_one_is_told_who_holds_it(place):
+    release = place.release("first")
+    target = place.target()
+    target._run = "laptop"
+    with target.hold():
+        with pytest.raises(RolloutBusy, match=rf"chat is being changed by process {os.getpid()}, run laptop, since 20"):
+            place.roll(release)
+        assert place.target().held_by()["run"] == "laptop"
+        with pytest.raises(RolloutBusy):
+            place.roll(release)
+    assert place.target().held_by() is None
+    place.roll(release)
+
+
+def test_a_foreign_program_at_the_public_port_is_named(place):
+    with socket.create_server(("127.0.0.1", place.config.port)):
+        with pytest.raises(TargetError, match=rf"port {place.config.port} is in use"):
+            deliver.require_port(place.store, place.config)
+        with pytest.raises(RolloutFailed, match=r"end that program, or set rollout\.port") as failure:
+            place.roll(place.release("first"))
+        assert str(os.getpid()) in str(failure.value) or sys.platform != "linux"
+    assert place.live() is None and place.running() == set()
+
+
+def test_the_public_port_can_change_between_rollouts(place):
+    first, second = place.release("first"), place.release("second")
+    place.roll(first)
+    old_port = place.config.port
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place.config = place.config.model_copy(update={"port": server.getsockname()[1]})
+    place.roll(second)
+    place.settled_on(place.digest(second))
+    assert list(place.target().state().fronts) == [str(place.config.port)]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{old_port}/front/health")
+
+
+def test_what_the_gate_did_not_compare_with_is_not_replaced(place):
+    first, second = place.release("first"), place.release("second")
+    place.roll(first)
+    with pytest.raises(ChampionMoved, match="is live now, but the gate compared .* with nothing live"):
+        place.roll(second, expected=None)
+    with pytest.raises(ChampionMoved, match="with sha256:gone; run the pipeline again"):
+        place.roll(second, expected="sha256:gone")
+    place.settled_on(place.digest(first))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"verdict": "fail", "reason": "worse"}, "the verdict is fail, not pass: worse"),
+        ({"verdict": "inconclusive"}, "the verdict is inconclusive"),
+        ({"challenger": "sha256:other"}, "the verdict is about sha256:other"),
+        ({"champion": "sha256:other"}, "the gate compared with sha256:other, the run found nothing live"),
+    ],
+)
+def test_a_decision_that_does_not_permit_this_release_is_refused(place, changes, words):
+    release = place.release("first")
+    artifacts = place.verdict(release, None, **changes)
+    with pytest.raises(InputError, match=words):
+        deliver.deliver(place.run, place.config, release, *artifacts, commands=place.commands)
+    assert place.live() is None
+
+
+def test_a_damaged_release_is_refused_before_anything_is_started(place):
+    release = place.release("first")
+    artifacts = place.verdict(release, None)
+    (release / "release/weights").write_text("other")
+    with pytest.raises(deliver.ReleaseError, match="weights has sha256"):
+        deliver.deliver(place.run, place.config, release, *artifacts, commands=place.commands)
+    assert not place.store.release(place.digest(release)).exists()
+
+
+def test_a_damaged_copy_in_the_store_is_replaced_by_the_good_one(place):
+    release = place.release("first")
+    copy = deliver.adopt(place.store, release / "release", place.digest(release))
+    (copy / "weights").unlink()
+    assert deliver.adopt(place.store, release / "release", place.digest(release)) == copy
+    deliver.verify(place.store, place.digest(release))
+    assert [path.name for path in place.store.releases.iterdir() if path.is_dir()] == [copy.name]
+
+
+def test_going_back_needs_something_to_go_back_to(place):
+    with pytest.raises(InputError, match="no service was rolled out"):
+        deliver.back(place.store)
+    release = place.release("first")
+    place.roll(release)
+    with pytest.raises(InputError, match="nothing was live before sha256"):
+        deliver.back(place.store)
+    with pytest.raises(InputError, match="no such release is in the store"):
+        deliver.back(place.store, "sha256:0123")
+    with pytest.raises(InputError, match="no chatter was rolled out from .*; known are chat"):
+        deliver.back(place.store, service="chatter")
+
+
+def test_going_back_to_a_release_that_is_gone_is_refused(place):
+    first, second = place.release("first"), place.release("second")
+    place.roll(first)
+    place.roll(second)
+    shutil.rmtree(place.store.release(place.digest(first)))
+    with pytest.raises(InputError, match="damaged or missing"):
+        deliver.back(place.store, commands=place.commands)
+    place.settled_on(place.digest(second))
+
+
+def test_status_tells_what_serves(place):
+    release = place.release("first")
+    place.roll(release)
+    status = deliver.status(place.store)
+    assert status["live"] == place.digest(release) and status["serving"] and status["held_by"] is None
+    assert status["instances"][0]["role"] == "stable" and status["instances"][0]["state"] == "ready"
+    assert process_id(place.target().state().servers[place.digest(release)]) == status["instances"][0]["pid"]
+    assert [entry["run_id"] for entry in status["history"]] == ["run-1"]
+
+
+def test_state_that_cannot_be_read_is_reported_in_words(place):
+    directory = place.root / "store/local/chat"
+    directory.mkdir(parents=True)
+    (directory / "state.json").write_text('{"version": 2}')
+    with pytest.raises(TargetError, match=r"state\.json cannot be read"):
+        place.live()
+    (directory / "state.json").unlink()
+
+
+def test_a_recycled_process_id_is_never_signalled(place):
+    release = place.release("first")
+    place.roll(release)
+    target = place.target()
+    state = target.state()
+    server = state.servers[place.digest(release)]
+    os.kill(server.pid, signal.SIGKILL)
+    # Another process has the id now: this one, say.
+    state.servers[place.digest(release)] = server.model_copy(update={"pid": os.getpid()})
+    target._save(state)
+    assert place.running() == set()
+    assert deliver.down(place.store) == [f"front at port {place.config.port}"]
+    time.sleep(0.05)  # a signal would have ended this process

@@ -1,0 +1,107 @@
+"""Tiny releases and real servers on loopback ports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serving.release import Release
+from tests.serving.tiny import make_release
+
+MODEL = "energy-chat"
+_PROJECT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Running:
+    """A process of ours that answers on a port."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    def stop(self) -> int:
+        """SIGTERM, then the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=30)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(arguments: list[str], log: Path, health: str, **environment: str) -> Running:
+    """Start `python -m <arguments> --port P` and wait until its health route answers."""
+    port = free_port()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments, "--port", str(port)],
+            cwd=_PROJECT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "SLIPWAY_THREADS": "1"} | environment,
+            stdout=output,
+            stderr=output,
+        )
+    running = Running(process, f"http://127.0.0.1:{port}", log)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(running.url + health).status_code == 200:
+                return running
+        except httpx.TransportError:
+            time.sleep(0.05)
+    process.kill()
+    process.wait()
+    raise AssertionError(f"the server did not start: {log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Engine -> release directory."""
+    root = tmp_path_factory.mktemp("releases")
+    for engine in ("openvino", "transformers"):
+        make_release(root / engine, engine)
+    return {engine: root / engine for engine in ("openvino", "transformers")}
+
+
+@pytest.fixture(scope="session")
+def release(releases: dict[str, Path]) -> Release:
+    """The manifest of what `server` serves."""
+    return Release.model_validate_json((releases["openvino"] / "release.json").read_bytes())
+
+
+StartServer = Callable[..., Running]
+
+
+@pytest.fixture(scope="session")
+def start_server(releases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """Start servers of tiny releases with chosen settings; all are stopped at the end."""
+    started: list[Running] = []
+
+    def start_one(engine: str = "openvino", **environment: str) -> Running:
+        log = tmp_path_factory.mktemp("logs") / "server.log"
+        arguments = ["serving", "--release", str(releases[engine]), "--model", MODEL]
+        started.append(start(arguments, log, "/health", **environment))
+        return started[-1]
+
+    yield start_one
+    for running in started:
+        if running.process.poll() is None:
+            running.stop()
+
+
+@pytest.fixture(scope="session")
+def server(start_server: StartServer) -> Running:
+    """A server with default settings."""
+    return start_server()

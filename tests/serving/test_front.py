@@ -1,0 +1,257 @@
+"""The weighted front before hand-written backends, and before real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route
+
+from serving.front import Backend, Balancer, Routes
+from tests.serving.conftest import Running, free_port, start
+
+
+class FakeBackend:
+    """Says its name, streams slowly, echoes, and counts the streams that were broken off."""
+
+    def __init__(self, name: str):
+        self.name, self.port = name, free_port()
+        self.broken = 0
+        app = Starlette(
+            routes=[
+                Route("/name", self._name, methods=["GET", "POST"]),
+                Route("/slow", self._slow),
+                Route("/echo/{rest:path}", self._echo, methods=["GET", "POST", "HEAD"]),
+            ]
+        )
+        self._server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_config=None, access_log=False))
+        self._thread = threading.Thread(target=self._server.run)
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def route(self, weight: int) -> dict[str, object]:
+        return {"url": self.url, "weight": weight, "release": f"sha256:{self.name}"}
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+
+    async def _name(self, request: Request) -> JSONResponse:
+        return JSONResponse({"name": self.name}, headers={"X-Slipway-Release": f"sha256:{self.name}"})
+
+    async def _slow(self, request: Request) -> StreamingResponse:
+        async def parts() -> AsyncIterator[str]:
+            try:
+                for index in range(20):
+                    yield f"{self.name}{index} "
+                    await asyncio.sleep(0.05)
+            except asyncio.CancelledError:
+                self.broken += 1
+                raise
+
+        return StreamingResponse(parts(), media_type="text/event-stream")
+
+    async def _echo(self, request: Request) -> JSONResponse:
+        body = (await request.body()).decode()
+        path = request.scope["raw_path"].decode()
+        return JSONResponse(
+            {"path": path, "query": request.url.query, "body": body, "headers": dict(request.headers)},
+            status_code=int(request.query_params.get("status", 200)),
+        )
+
+
+MakeBackend = Callable[[str], FakeBackend]
+
+
+@pytest.fixture
+def make_backend() -> Iterator[MakeBackend]:
+    made: list[FakeBackend] = []
+
+    def make(name: str) -> FakeBackend:
+        made.append(FakeBackend(name))
+        return made[-1]
+
+    yield make
+    for backend in made:
+        backend.stop()
+
+
+@pytest.fixture(scope="module")
+def routes_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("front") / "routes.json"
+
+
+@pytest.fixture(scope="module")
+def front(routes_file: Path) -> Iterator[Running]:
+    running = start(
+        ["serving.front", "--routes", str(routes_file)], routes_file.with_suffix(".log"), "/front/health",
+        SLIPWAY_MAX_BODY_BYTES="4096",
+    )
+    yield running
+    assert running.stop() == 0
+
+
+def write_routes(path: Path, *backends: dict[str, object]) -> None:
+    beside = path.with_suffix(".new")
+    beside.write_text(json.dumps({"service": "energy-chat", "backends": backends}))
+    beside.rename(path)
+
+
+def set_routes(front: Running, path: Path, *backends: dict[str, object]) -> float:
+    """Replace the routes and wait until they are in force; the seconds that took."""
+    write_routes(path, *backends)
+    start_time = time.monotonic()
+    while httpx.get(front.url + "/front/health").json()["routes"]["backends"] != list(backends):
+        assert time.monotonic() - start_time < 5
+    return time.monotonic() - start_time
+
+
+def test_balancer_shares_are_exact_over_a_turn() -> None:
+    balancer = Balancer()
+    backends = [Backend(url=f"http://{name}", weight=weight, release=name) for name, weight in [("a", 90), ("b", 10)]]
+    balancer.replace(Routes(service="s", backends=[*backends, Backend(url="http://c", weight=0, release="c")]))
+    chosen = [backend.release for _ in range(200) if (backend := balancer.choose())]
+    assert Counter(chosen) == {"a": 180, "b": 20}
+    assert chosen[:10].count("b") == 1  # spread over the turn, not at its end
+    assert balancer.choose(without=backends) is None
+
+
+def test_no_backend_is_503_in_words(front: Running, routes_file: Path) -> None:
+    set_routes(front, routes_file)
+    reply = httpx.post(front.url + "/v1/chat/completions", json={})
+    assert reply.status_code == 503
+    assert reply.headers["retry-after"] == "1"
+    assert reply.json()["error"]["type"] == "server_error"
+    assert "no release is served" in reply.json()["error"]["message"]
+
+
+def test_requests_pass_unchanged(front: Running, routes_file: Path, make_backend: MakeBackend) -> None:
+    set_routes(front, routes_file, make_backend("a").route(1))
+    reply = httpx.post(
+        front.url + "/echo/a%2Fb?x=1&status=418",
+        content="text",
+        headers={"Connection": "X-Secret", "X-Secret": "1", "X-Kept": "2", "X-Request-Id": "mine"},
+    )
+    assert reply.status_code == 418
+    seen = reply.json()
+    assert (seen["path"], seen["query"], seen["body"]) == ("/echo/a%2Fb", "x=1&status=418", "text")
+    assert seen["headers"]["x-kept"] == "2"
+    assert seen["headers"]["x-request-id"] == "mine"
+    assert "x-secret" not in seen["headers"]
+    assert httpx.head(front.url + "/echo/x").headers["content-type"] == "application/json"
+
+
+def test_weights_are_honoured(front: Running, routes_file: Path, make_backend: MakeBackend) -> None:
+    set_routes(front, routes_file, make_backend("a").route(3), make_backend("b").route(1))
+    with httpx.Client() as client:
+        names = Counter(client.get(front.url + "/name").json()["name"] for _ in range(40))
+    assert names == {"a": 30, "b": 10}
+
+
+def test_a_refused_connection_goes_to_another_backend(
+    front: Running, routes_file: Path, make_backend: MakeBackend
+) -> None:
+    dead = {"url": f"http://127.0.0.1:{free_port()}", "weight": 50, "release": "sha256:dead"}
+    set_routes(front, routes_file, dead, make_backend("a").route(50))
+    assert {httpx.post(front.url + "/name").json()["name"] for _ in range(6)} == {"a"}
+    set_routes(front, routes_file, dead)
+    reply = httpx.get(front.url + "/name")
+    assert reply.status_code == 503 and "no backend answers" in reply.json()["error"]["message"]
+
+
+def test_a_killed_backend_with_open_connections_loses_nothing(
+    front: Running, routes_file: Path, make_backend: MakeBackend
+) -> None:
+    """A pooled connection that its backend has closed is not an error for the client."""
+    first, second = make_backend("a"), make_backend("b")
+    set_routes(front, routes_file, first.route(1))
+    assert httpx.get(front.url + "/name").json() == {"name": "a"}
+    set_routes(front, routes_file, first.route(1), second.route(1))
+    first.stop()
+    assert {httpx.get(front.url + "/name").json()["name"] for _ in range(4)} == {"b"}
+
+
+def test_a_long_body_is_refused(front: Running, routes_file: Path, make_backend: MakeBackend) -> None:
+    set_routes(front, routes_file, make_backend("a").route(1))
+    assert httpx.post(front.url + "/name", content=b"x" * 5000).status_code == 413
+    assert httpx.post(front.url + "/name", content=b"x" * 4000).status_code == 200
+
+
+def test_a_client_that_leaves_closes_the_upstream(
+    front: Running, routes_file: Path, make_backend: MakeBackend
+) -> None:
+    backend = make_backend("a")
+    set_routes(front, routes_file, backend.route(1))
+    with httpx.stream("GET", front.url + "/slow") as reply:
+        next(reply.iter_text())
+    deadline = time.monotonic() + 3
+    while not backend.broken and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert backend.broken == 1
+    assert httpx.get(front.url + "/front/health").json()["in_flight"] == {backend.url: 0}
+
+
+def test_a_bad_routes_file_changes_nothing(front: Running, routes_file: Path, make_backend: MakeBackend) -> None:
+    set_routes(front, routes_file, make_backend("a").route(1))
+    for text in ("{", '{"service": "s", "backends": [{"url": "ftp://x", "weight": 1, "release": "r"}]}'):
+        routes_file.write_text(text)
+        time.sleep(0.15)
+        assert httpx.get(front.url + "/name").json() == {"name": "a"}
+    assert "routes in force stay" in front.log.read_text()
+
+
+async def _load(url: str, stop: asyncio.Event) -> Counter[str]:
+    """Requests and streams without pause; what they got."""
+    seen: Counter[str] = Counter()
+    async with httpx.AsyncClient(timeout=10) as client:
+        while not stop.is_set():
+            reply = await client.post(url + "/name", json={"question": "?"})
+            seen[f"{reply.status_code} {reply.json().get('name')}"] += 1
+            text = (await client.get(url + "/slow")).text
+            seen["stream " + text[0] if text.split() == [f"{text[0]}{i}" for i in range(20)] else "cut"] += 1
+    return seen
+
+
+def test_a_switch_under_load_loses_no_request(front: Running, routes_file: Path, make_backend: MakeBackend) -> None:
+    seen, took = asyncio.run(_switch_under_load(front, routes_file, make_backend))
+    assert set(seen) == {"200 a", "200 b", "stream a", "stream b"}, seen
+    assert took < 1
+
+
+async def _switch_under_load(
+    front: Running, routes_file: Path, make_backend: MakeBackend
+) -> tuple[Counter[str], float]:
+    first, second = make_backend("a"), make_backend("b")
+    set_routes(front, routes_file, first.route(1))
+    stop = asyncio.Event()
+    clients = [asyncio.create_task(_load(front.url, stop)) for _ in range(16)]
+    await asyncio.sleep(0.5)
+    took = await asyncio.to_thread(set_routes, front, routes_file, second.route(1))
+    # What the first backend has begun it finishes; when it has nothing left it may go.
+    while httpx.get(front.url + "/front/health").json()["in_flight"].get(first.url):
+        await asyncio.sleep(0.05)
+    await asyncio.to_thread(first.stop)
+    await asyncio.sleep(1.5)
+    stop.set()
+    return sum(await asyncio.gather(*clients), Counter[str]()), took
+
+
+def test_an_address_that_cannot_be_used_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="cannot listen on 203.0.113.1:.* choose another port"):
+        start(["serving.front", "--routes", str(tmp_path / "r")], tmp_path / "log", "/front/health", HOST="203.0.113.1")
