@@ -28,9 +28,9 @@ _PAGE = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 <title>{{ title }}</title>
 <style>
-:root { --ink: #1b1f24; --paper: #ffffff; --faint: #5b6470; --line: #d5dae0; --wash: #f4f6f8; --mark: #ccebd3; }
+:root { --ink: #1b1f24; --paper: #ffffff; --line: #d5dae0; --wash: #f4f6f8; --mark: #ccebd3; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ed; --paper: #14171b; --faint: #a2abb6; --line: #363d46; --wash: #1e2329; --mark: #1f4d2e; }
+  :root { --ink: #e6e9ed; --paper: #14171b; --line: #363d46; --wash: #1e2329; --mark: #1f4d2e; }
 }
 body { margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: var(--ink); background: var(--paper);
        font: 16px/1.5 system-ui, sans-serif; }
@@ -39,14 +39,14 @@ h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin-top: 
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { border-bottom: 1px solid var(--line); padding: .35rem .8rem; text-align: left; vertical-align: top;
-         white-space: pre-wrap; overflow-wrap: anywhere; }
+         white-space: pre-wrap; overflow-wrap: break-word; }
 th { background: var(--wash); } th[scope=row] { background: none; font-weight: 600; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 figure { margin: 1rem 0; padding: .5rem; background: #ffffff; border: 1px solid var(--line); }
-figure svg { max-width: 100%; height: auto; display: block; }
+figcaption { color: #5b6470; } figure svg { max-width: 100%; height: auto; display: block; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--wash); padding: .8rem; font-size: .85rem;
       border: 1px solid var(--line); }
-mark { background: var(--mark); color: inherit; } .faint { color: var(--faint); }
+mark { background: var(--mark); color: inherit; }
 </style>
 </head>
 <body>
@@ -125,7 +125,7 @@ class Report:
             figure.savefig(drawn, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
         svg = drawn.getvalue()
         svg = svg[svg.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{Markup.escape(alt)}" ', 1)
-        frame = Markup('<figure>{}<figcaption class="faint">{}</figcaption></figure>')
+        frame = Markup("<figure>{}<figcaption>{}</figcaption></figure>")
         self._parts.append(frame.format(Markup(svg), alt))
 
     def html(self, markup: str) -> None:

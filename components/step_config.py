@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class InputError(ValueError):
@@ -33,5 +33,5 @@ class RunSettings(StepConfig):
     run_id: str = ""
     """Identifies this execution; filled in when a run is submitted. It enters no digest."""
 
-    force: list[str] = []
+    force: list[str] = Field(default=[])
     """Steps to execute again although their results are in the store; ["all"] means every step."""

@@ -17,7 +17,9 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,11 +32,15 @@ MANIFEST_FILE = "manifest.json"
 _PACKAGES = ("components", "pipelines", "serving")
 _PROJECT = Path(__file__).resolve().parent.parent
 _LOCK_FILE = Path(__file__).resolve().parent / "constraints.txt"
+_UNFINISHED = ".unfinished"
+"""Ends the name of a file that is being written; what bears it after a kill is nobody's."""
 
 
 def sha256_json(value: Any) -> str:
     """Hexadecimal sha256 of a JSON value's canonical form (sorted keys, no spaces)."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    ).hexdigest()
 
 
 def file_digest(path: Path) -> str:
@@ -47,9 +53,7 @@ def tree_files(directory: Path) -> dict[str, str]:
     """Relative path -> sha256 of every file below a directory, the manifest excepted."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     return {
-        path.relative_to(directory).as_posix(): file_digest(path)
-        for path in files
-        if path != directory / MANIFEST_FILE
+        path.relative_to(directory).as_posix(): file_digest(path) for path in files if path != directory / MANIFEST_FILE
     }
 
 
@@ -61,12 +65,20 @@ def content_digest(path: Path) -> str:
     """
     if path.is_file():
         return file_digest(path)
-    manifest = path / MANIFEST_FILE
-    if manifest.is_file():
-        listed = json.loads(manifest.read_bytes())
-        if all((path / name).is_file() and (path / name).stat().st_size == size for name, size in listed["sizes"].items()):
-            return listed["digest"]
-    return sha256_json(tree_files(path))
+    listed = _believable_manifest(path)
+    return listed["digest"] if listed else sha256_json(tree_files(path))
+
+
+def _believable_manifest(directory: Path) -> dict[str, Any] | None:
+    """The manifest of a directory whose files all have the sizes that it lists, else None."""
+    try:
+        listed = json.loads((directory / MANIFEST_FILE).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    if not isinstance(listed, dict) or not {"digest", "sizes"} <= listed.keys():
+        return None  # somebody else's file of that name
+    files = {directory / name: size for name, size in listed["sizes"].items()}
+    return listed if all(path.is_file() and path.stat().st_size == size for path, size in files.items()) else None
 
 
 def code_digest(step: str) -> str:
@@ -90,8 +102,10 @@ def _project_imports(path: Path) -> list[Path]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(_PROJECT).parts[: -node.level] if node.level else ()
+            source = ".".join((*package, *([node.module] if node.module else [])))
+            modules = [source, *(f"{source}.{alias.name}" for alias in node.names)]
         else:
             continue
         for module in modules:
@@ -100,10 +114,6 @@ def _project_imports(path: Path) -> list[Path]:
             stem = _PROJECT / Path(*module.split("."))
             found += [file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file()]
     return found
-
-
-class StoreBusy(RuntimeError):
-    """Another live process works on the same entry."""
 
 
 class Store:
@@ -151,18 +161,30 @@ class Store:
         partial = entry.with_name(entry.name + ".partial")
         partial.parent.mkdir(parents=True, exist_ok=True)
         with self._locked(entry.with_name(entry.name + ".lock"), step):
-            forced = step in self._force or "all" in self._force
-            if forced and entry.exists():
-                shutil.rmtree(entry)
-            reused = (entry / MANIFEST_FILE).is_file()
+            reused = self._is_usable(entry, step)
             if not reused:
                 partial.mkdir(exist_ok=True)
+                for leftover in partial.rglob(f".*{_UNFINISHED}"):
+                    leftover.unlink()
                 make(partial)
                 _write_manifest(partial)
                 partial.rename(entry)
-        link_tree(entry, output)
+            # under the lock: whoever is forced to make it again removes the entry first
+            link_tree(entry, output)
         say("reused" if reused else "stored", step=step, key=key[:12])
         return reused
+
+    def _is_usable(self, entry: Path, step: str) -> bool:
+        """Whether an entry is complete and asked for; one that is forced anew or damaged is removed."""
+        if not entry.exists():
+            return False
+        forced = step in self._force or "all" in self._force
+        if not forced and _believable_manifest(entry):
+            return True
+        if not forced:
+            say("discarded", step=step, key=entry.name[:12], why="files are missing from the stored result or changed")
+        shutil.rmtree(entry)
+        return False
 
     @contextmanager
     def _locked(self, path: Path, step: str) -> Iterator[None]:
@@ -175,7 +197,7 @@ class Store:
                 say("waiting", step=step, why=f"process {lock.read().strip() or '?'} works on the same result")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             lock.truncate(0)
-            lock.write(str(os.getpid()))
+            lock.write(f"{os.getpid()} on {socket.gethostname()}")
             lock.flush()
             yield
 
@@ -189,7 +211,8 @@ def _write_manifest(directory: Path) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Write beside, then rename: a reader sees the old text or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    # random, since pods that share a volume have the same process ids
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
     with beside.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -73,7 +73,9 @@ def _command(
     parser = commands.add_parser(name or function.__name__, help=summary, description=summary)
     parser.add_argument("--json", action="store_true", help="print JSON")
     if run_file:
-        parser.add_argument("run_file", nargs="?", default="laptop", metavar="RUN", help="a run file or a bundled one's name")
+        parser.add_argument(
+            "run_file", nargs="?", default="laptop", metavar="RUN", help="a run file or a bundled one's name"
+        )
     parser.set_defaults(command=function)
     return parser
 
@@ -187,7 +189,9 @@ def compile_(options: argparse.Namespace) -> int:
         print(f"--profile {profile!r}: choose one of {', '.join(PROFILES)}", file=sys.stderr)
         return WRONG_USAGE
     compile_pipeline(config, profile, options.output)
-    _print(options, {"output": options.output, "profile": profile}, lambda: print(f"{options.output} (profile {profile})"))
+    _print(
+        options, {"output": options.output, "profile": profile}, lambda: print(f"{options.output} (profile {profile})")
+    )
     return DONE
 
 
@@ -211,7 +215,8 @@ def rollout_status(options: argparse.Namespace) -> int:
             _SCREEN.print("its processes do not run; `slipway serve` starts them", style="yellow", highlight=False)
         for one in found["instances"]:
             weight = found["routed"].get(one["digest"], 0)
-            line = f"  {one['role']:<9} {one['digest'][:19]}  {one['state']:<8} weight {weight:>3}  {one['url']} {one['reason']}"
+            place = f"weight {weight:>3}  {one['url']} {one['reason']}"
+            line = f"  {one['role']:<9} {one['digest'][:19]}  {one['state']:<8} {place}"
             _SCREEN.print(line, highlight=False, markup=False)
         for entry in found["history"]:
             _SCREEN.print(f"  was live {entry}", style="dim", highlight=False, markup=False)

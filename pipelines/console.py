@@ -21,6 +21,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _STARTED = re.compile(r"Executing task '([\w-]+)'")
 _FINISHED = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
 _RAISED = re.compile(r"^(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*): (.+)")
+_ERROR_NAMES = ("Error", "Failed", "Mismatch", "Busy", "Moved", "Interrupt")
 _PLAIN_SECONDS = 15
 """How often a step without a terminal says how far it is."""
 
@@ -95,9 +96,8 @@ class StepConsole(io.TextIOBase):
             self._start(match[1])
         elif match := _FINISHED.search(line):
             self._finish(match[2])
-        elif (match := _RAISED.match(line)) and match[1].endswith(("Error", "Failed", "Mismatch", "Busy", "Interrupt")):
-            if self.record.steps:
-                self.record.steps[-1].failure = match[2]
+        elif self.record.steps and (match := _RAISED.match(line)) and match[1].endswith(_ERROR_NAMES):
+            self.record.steps[-1].failure = match[2]
 
     def _take(self, event: dict[str, Any]) -> None:
         kind = event["event"]
@@ -128,7 +128,9 @@ class StepConsole(io.TextIOBase):
         elif time.monotonic() - self._said > _PLAIN_SECONDS:
             self._said = time.monotonic()
             share = 100 * event["done"] / max(event["total"], 1)
-            self._screen.print(f"      {share:.0f} %  {rate}  ETA {event['eta_seconds']} s", highlight=False, markup=False)
+            self._screen.print(
+                f"      {share:.0f} %  {rate}  ETA {event['eta_seconds']} s", highlight=False, markup=False
+            )
 
     def _finish(self, status: str) -> None:
         step = self.record.steps[-1]

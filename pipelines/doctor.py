@@ -38,7 +38,9 @@ def examine(store: Path, port: int) -> list[Check]:
     return [
         Check("Python", (3, 11) <= sys.version_info[:2] <= (3, 13), version, "use Python 3.11, 3.12 or 3.13"),
         Check("packages", not missing, ", ".join(missing) or "all there", "make run installs them into .venv"),
-        Check("memory", memory >= _MEMORY_GIB, f"{memory:.1f} GiB available", f"the laptop run needs {_MEMORY_GIB} GiB"),
+        Check(
+            "memory", memory >= _MEMORY_GIB, f"{memory:.1f} GiB available", f"the laptop run needs {_MEMORY_GIB} GiB"
+        ),
         Check("disk", disk >= _DISK_GIB, f"{disk:.1f} GiB free at {existing}", f"{_DISK_GIB} GiB are needed"),
         _port(port),
         _present("HF_TOKEN", "needed only for gated models on the Hub"),

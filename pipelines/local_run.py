@@ -81,7 +81,9 @@ def refuse_early(config: RunConfig) -> None:
     store.mkdir(parents=True, exist_ok=True)
     free_gib = shutil.disk_usage(store).free / 2**30
     if free_gib < 2:
-        raise InputError(f"{store.resolve()} has {free_gib:.1f} GiB free; a run needs 2, so free some space or set run.store")
+        raise InputError(
+            f"{store.resolve()} has {free_gib:.1f} GiB free; a run needs 2, so free some space or set run.store"
+        )
 
 
 def run_locally(config: RunConfig, screen: Console) -> Outcome:
@@ -97,7 +99,9 @@ def run_locally(config: RunConfig, screen: Console) -> Outcome:
     refuse_early(config)
     parameters = config.parameters()
     folder = Path(config.run.store).resolve() / "runs" / config.run.run_id
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder), workspace_root=str(folder / "workspace"))
+    local.init(
+        local.SubprocessRunner(use_venv=False), pipeline_root=str(folder), workspace_root=str(folder / "workspace")
+    )
     started = time.monotonic()
     with open_log(folder / "log.txt") as log, StepConsole(screen, log, _STEPS) as console:
         pipeline = build(None, parameters)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Hashable, Iterator, Mapping
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -20,6 +23,9 @@ from components.step_config import InputError, RunSettings, StepConfig
 RUNS = Path(__file__).resolve().parent / "runs"
 _TEXT_FILES = (("data", "system_prompt"), ("base", "chat_template"))
 """Settings whose text a run file may keep in a file: `system_prompt_file: path` beside the section's other keys."""
+
+Location = tuple[int | str, ...]
+"""Keys and list positions that lead to a value."""
 
 
 class RunConfig(StepConfig):
@@ -39,14 +45,16 @@ class RunConfig(StepConfig):
     def _contexts_fit(self) -> RunConfig:
         scratch = self.base.scratch
         if scratch and self.data.max_tokens > scratch.context_length:
-            raise ValueError(
-                f"data.max_tokens {self.data.max_tokens} is more than base.scratch.context_length {scratch.context_length}"
-            )
+            limit = f"base.scratch.context_length {scratch.context_length}"
+            raise ValueError(f"data.max_tokens {self.data.max_tokens} is more than {limit}")
         return self
 
     def parameters(self) -> dict[str, dict[str, Any]]:
-        """The pipeline's seven dict parameters, complete with defaults."""
-        return self.model_dump(mode="json", exclude={"placement"})
+        """The pipeline's seven dict parameters, complete with defaults.
+
+        What is None is left out, since KFP has no null in a parameter; None is always the default where it is allowed.
+        """
+        return self.model_dump(mode="json", exclude={"placement"}, exclude_none=True)
 
 
 def find_run_file(name: str) -> Path:
@@ -67,59 +75,220 @@ def load(name: str, run: Mapping[str, Any] | None = None) -> RunConfig:
     Raises InputError with one line per problem: file, key, value and what is allowed.
     """
     path = find_run_file(name)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: a run file is a mapping with the keys {', '.join(RunConfig.model_fields)}")
-    sections: dict[str, Any] = content
+    sections = _read(path)
     settings = sections.setdefault("run", {})
     if isinstance(settings, dict):
         sections["run"] = {"name": path.stem, **settings, **(run or {})}
     _read_text_files(sections, path)
+    # pydantic takes `yes` for the number 1, and infinity for a number above 0
+    mistakes = dict(_misread_values(sections, ()))
     try:
-        return RunConfig.model_validate(sections)
+        config = RunConfig.model_validate(sections)
     except ValidationError as error:
-        raise InputError("\n".join(describe(error, str(path)))) from error
+        raise InputError("\n".join(_lines(mistakes | _problems(error), str(path)))) from error
+    if mistakes:
+        raise InputError("\n".join(_lines(mistakes, str(path))))
+    return config
 
 
-def describe(error: ValidationError, where: str) -> list[str]:
-    """One line per problem: where, the key's dotted name, the value it has, and what is allowed."""
-    lines: list[str] = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"]) or "(run file)"
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{where}: {key}: unknown key{_alternatives(problem['loc'])}")
-        elif problem["type"] == "missing":
-            lines.append(f"{where}: {key}: required, and missing")
-        elif isinstance(problem["input"], dict | list):
-            lines.append(f"{where}: {key}: {problem['msg'].removeprefix('Value error, ')}")
-        else:
-            lines.append(f"{where}: {key}: {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
-    return lines
+# --- reading the file ------------------------------------------------------------------------------------------
 
 
-def _alternatives(location: tuple[int | str, ...]) -> str:
-    """The keys that stand where an unknown one was found."""
-    schema: Any = RunConfig
-    for part in location[:-1]:
-        field = getattr(schema, "model_fields", {}).get(part)
-        schema = field.annotation if field else None
-    allowed = ", ".join(sorted(schema.model_fields)) if hasattr(schema, "model_fields") else ""
-    return f"; allowed here: {allowed}" if allowed else ""
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, of which plain YAML readers drop the first in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"the key {key.value} stands there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file's content. Raises InputError when it cannot be read, or is anything but one mapping."""
+    try:
+        content: Any = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        reasons = [reason for reason in (error.context, error.problem) if reason]
+        raise InputError(f"{place}: not YAML: {', '.join(reasons)}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        found = "is empty" if content is None else f"holds {_show(content)}"
+        raise InputError(f"{path} {found}; a run file is a mapping with the keys {', '.join(RunConfig.model_fields)}")
+    return cast(dict[str, Any], content)
 
 
 def _read_text_files(sections: dict[str, Any], run_file: Path) -> None:
     """Replace `<setting>_file: path` by `<setting>: the file's text`; paths start at the working directory."""
     for section, setting in _TEXT_FILES:
-        values = sections.get(section)
-        if not isinstance(values, dict) or f"{setting}_file" not in values:
+        values: Any = sections.get(section)
+        key = f"{setting}_file"
+        if not isinstance(values, dict) or key not in values:
             continue
         if setting in values:
-            raise InputError(f"{run_file}: {section}.{setting} and {section}.{setting}_file exclude each other")
-        named = Path(str(values.pop(f"{setting}_file")))
+            raise InputError(f"{run_file}: {section}.{setting} and {section}.{key} exclude each other; keep one")
+        named = cast(dict[str, Any], values).pop(key)
+        if not isinstance(named, str):
+            raise InputError(f"{run_file}: {section}.{key}: {_show(named)}: must be the path of a text file")
         try:
-            values[setting] = named.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{run_file}: {section}.{setting}_file: {named} cannot be read ({error})") from error
+            values[setting] = Path(named).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            reason = f"{error.strerror}; relative paths start at {Path.cwd()}"
+            raise InputError(f"{run_file}: {section}.{key}: {named}: cannot be read: {reason}") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{run_file}: {section}.{key}: {named}: is not UTF-8 text") from error
+
+
+# --- saying what is wrong --------------------------------------------------------------------------------------
+
+
+def describe(error: ValidationError, where: str) -> list[str]:
+    """One line per problem: where, the key's dotted name, the value it has, and what is allowed."""
+    return _lines(_problems(error), where)
+
+
+def _lines(mistakes: Mapping[str, str], where: str) -> list[str]:
+    return [f"{where}: {key}: {line}" if key else f"{where}: {line}" for key, line in mistakes.items()]
+
+
+def _problems(error: ValidationError) -> dict[str, str]:
+    """Dotted key -> what is wrong there."""
+    problems: dict[str, str] = {}
+    for problem in error.errors():
+        location, text = _complaint(problem["type"], problem["loc"], problem["input"], problem["msg"])
+        # the members of a union complain each: the first one names the whole value
+        problems.setdefault(_dotted(location), text)
+    return problems
+
+
+def _complaint(kind: str, where: Location, value: Any, message: str) -> tuple[Location, str]:
+    """One of pydantic's errors in a run file's terms: where it is, and the value with what is allowed."""
+    known, schema = _known_part(where)
+    here = where[: len(known) + 1]
+    if kind == "extra_forbidden":
+        return here, f"{_show(value)}: unknown key{_alternatives(known, schema, str(here[-1]))}"
+    if where[-1:] == ("[key]",):
+        return here, f"unknown key{_alternatives(known, schema, str(here[-1]))}"
+    if kind == "invalid_key":
+        return here, "unknown key: it is not text; put it in quotes if it is meant to be"
+    if kind == "missing":
+        return known, f"required, and missing; give {_allowed(schema)}{_purpose(schema)}"
+    if kind == "value_error":
+        shown = "" if isinstance(value, dict) else f"{_show(value)}: "
+        return known, shown + message.removeprefix("Value error, ")
+    return known, f"{_show(value)}: must be {_allowed(schema)}{_advice(value, schema)}"
+
+
+def _misread_values(value: Any, location: Location) -> Iterator[tuple[str, str]]:
+    """(dotted key, what is wrong) of each value that the schemas would take for something else than it is."""
+    known, schema = _known_part(location)
+    if known != location:
+        return
+    if isinstance(value, dict):
+        for key, inner in cast(dict[Any, Any], value).items():
+            yield from _misread_values(inner, (*location, key))
+    elif isinstance(value, list) and "items" in schema:
+        for position, inner in enumerate(cast(list[Any], value)):
+            yield from _misread_values(inner, (*location, position))
+    elif schema.get("type") in ("integer", "number"):
+        if isinstance(value, bool):
+            yield _dotted(location), f"{_show(value)}: must be {_allowed(schema)}"
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield _dotted(location), f"{_show(value)}: must be finite: {_allowed(schema)}"
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return RunConfig.model_json_schema()
+
+
+def _resolved(node: dict[str, Any]) -> dict[str, Any]:
+    """The node itself, or the one that it refers to; "or null" is left away."""
+    choices = [choice for choice in node.get("anyOf", []) if choice.get("type") != "null"]
+    if len(choices) == 1:
+        node = {**node, **choices[0]}
+        node.pop("anyOf")
+    if "$ref" in node:
+        return {**node, **_schema()["$defs"][node["$ref"].rpartition("/")[2]]}
+    return node
+
+
+def _known_part(location: Location) -> tuple[Location, dict[str, Any]]:
+    """The longest beginning of a location that the schema knows, and the JSON schema of what stands there."""
+    node = _schema()
+    for depth, part in enumerate(location):
+        inner = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
+        if inner is None and isinstance(part, str) and part in node.get("propertyNames", {}).get("enum", []):
+            inner = node["additionalProperties"]
+        if inner is None:
+            return location[:depth], node
+        node = _resolved(inner)
+    return location, node
+
+
+def _dotted(location: Location) -> str:
+    """("gate", "bounds", 0, "metric") -> "gate.bounds[0].metric"."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+
+
+def _alternatives(location: Location, schema: dict[str, Any], unknown: str) -> str:
+    """The keys that may stand where an unknown one was found, the likeliest first."""
+    allowed = sorted([*schema.get("properties", {}), *schema.get("propertyNames", {}).get("enum", [])])
+    allowed += [f"{setting}_file" for section, setting in _TEXT_FILES if location == (section,)]
+    near = get_close_matches(unknown, allowed, n=1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    return f"{meant}; allowed here: {', '.join(allowed)}"
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    """What a JSON schema allows, in words."""
+    if "enum" in schema:
+        return f"one of {', '.join(map(str, schema['enum']))}"
+    if "const" in schema:
+        return str(schema["const"])
+    if "anyOf" in schema:
+        return " or ".join(_allowed(_resolved(choice)) for choice in schema["anyOf"])
+    if "properties" in schema or "propertyNames" in schema:
+        keys = [*schema.get("properties", {}), *schema.get("propertyNames", {}).get("enum", [])]
+        return f"a mapping with the keys {', '.join(keys)}"
+    if schema["type"] == "array":
+        least = f" of at least {schema['minItems']}" if "minItems" in schema else ""
+        return f"a list{least}, each item {_allowed(_resolved(schema['items']))}"
+    nouns = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
+    pattern = f" that matches {schema['pattern']}" if "pattern" in schema else ""
+    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    limits = " and ".join(f"{words[name]} {schema[name]}" for name in words if name in schema)
+    return nouns[schema["type"]] + pattern + (f", {limits}" if limits else "")
+
+
+def _purpose(schema: dict[str, Any]) -> str:
+    """The field's docstring, on one line."""
+    text = " ".join(schema.get("description", "").split())
+    return f" ({text.rstrip('.')})" if text else ""
+
+
+def _advice(value: Any, schema: dict[str, Any]) -> str:
+    """What to do about values that YAML reads otherwise than people do."""
+    if value is None:
+        return "; leave the key out for its default" if "default" in schema else ""
+    if schema.get("type") == "string" and not isinstance(value, str | dict | list):
+        return "; put it in quotes"  # no, 7 and 2026-01-31 are not text to YAML
+    return ""
+
+
+def _show(value: Any) -> str:
+    """A value as YAML writes it, cut to a readable length."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value) if isinstance(value, str | dict | list) else str(value)  # pyright: ignore[reportUnknownArgumentType]
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,5 +1,7 @@
 """The pipeline, as the dashboard draws it: from data to a gated, live model."""
-# no `from __future__ import annotations` here: KFP reads the parameters' types, not their names
+# pyright: reportCallIssue=false, reportArgumentType=false
+# KFP supplies the steps' outputs, and hands channels where values will be.
+# No `from __future__ import annotations` here: KFP reads the parameters' types, not their names
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +27,7 @@ def build(placement: Placement | None, defaults: Mapping[str, dict[str, Any]]) -
 
     @dsl.pipeline(
         name="train-and-release",
-        description="Fine-tune a language model, compare it with what is live, and roll it out only when the gate passes.",
+        description="Fine-tune a language model, compare it with what is live, roll it out when the gate passes.",
     )
     def train_and_release(
         run: dict = defaults["run"],

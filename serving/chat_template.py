@@ -63,7 +63,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 class _GenerationBlock(Extension):
     """`{% generation %}` marks what the assistant says, for training; here its content is simply rendered."""
 
-    tags = {"generation"}  # noqa: RUF012 - Jinja's own interface
+    tags = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
         next(parser.stream)

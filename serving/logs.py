@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import warnings
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
@@ -53,4 +54,6 @@ def configure_logs(level: str, release: str | None = None) -> None:
     logging.getLogger("kserve.trace").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.access").disabled = True
     logging.captureWarnings(True)
+    # KServe's own default, on every one of its routes; not ours to mend.
+    warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -41,7 +41,9 @@ class ServingForm(_Schema):
     def _engine_reads_precision(self) -> ServingForm:
         readable = {"openvino": ("q8_0", "f16"), "transformers": ("f16", "bf16", "f32")}[self.engine]
         if self.precision not in readable:
-            raise ValueError(f"engine {self.engine} cannot serve precision {self.precision}; choose one of {', '.join(readable)}")
+            raise ValueError(
+                f"engine {self.engine} cannot serve precision {self.precision}; choose one of {', '.join(readable)}"
+            )
         return self
 
     @property
@@ -80,11 +82,13 @@ class Release(_Schema):
 
     def canonical(self) -> bytes:
         """The bytes that the digest is made of: sorted keys, no spaces, UTF-8."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return json.dumps(
+            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        ).encode()
 
     @property
     def digest(self) -> str:
-        """"sha256:" and 64 hexadecimal digits."""
+        """ "sha256:" and 64 hexadecimal digits."""
         return "sha256:" + hashlib.sha256(self.canonical()).hexdigest()
 
 

@@ -28,19 +28,28 @@ def evaluate(
 
     config = EvaluationConfig(**evaluation)
     settings = RunSettings(**run)
-    inputs = {name: Path(a.path) for name, a in (("base", base), ("champion", champion), ("challenger", challenger))}
+    artifacts = {"base": base, "champion": champion, "challenger": challenger, "examples": examples}
+    inputs = {name: Path(artifact.path) for name, artifact in artifacts.items()}
     output = Path(scores.path)
 
     def make(directory):
         from components.evaluate.evaluate import evaluate
 
-        evaluate(config, *inputs.values(), Path(examples.path), directory)
+        evaluate(
+            config,
+            base=inputs["base"],
+            champion=inputs["champion"],
+            challenger=inputs["challenger"],
+            examples=inputs["examples"],
+            directory=directory,
+        )
 
-    inputs_all = {**inputs, "examples": Path(examples.path)}
-    reused = Store(settings).produce("evaluate", config.model_dump(), inputs_all, output, make)
+    reused = Store(settings).produce("evaluate", config.model_dump(), inputs, output, make)
     summary = json.loads((output / "scores.json").read_bytes())
     flat = {
-        f"{model}.{metric}": value for model, values in summary.get("metrics", {}).items() for metric, value in values.items()
+        f"{model}.{metric}": value
+        for model, values in summary.get("metrics", {}).items()
+        for metric, value in values.items()
     }
     for name, value in flat.items():
         metrics.log_metric(name, value)

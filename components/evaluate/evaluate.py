@@ -124,7 +124,8 @@ def _samples(
 ) -> list[dict[str, Any]]:
     """Greedy answers of every model's own serving engine to the last question of each example."""
     samples: list[dict[str, Any]] = [
-        {"prompt": _last(example, "user"), "reference": _last(example, "assistant"), "answers": {}} for example in examples
+        {"prompt": _last(example, "user"), "reference": _last(example, "assistant"), "answers": {}}
+        for example in examples
     ]
     if not examples:
         return samples

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -16,7 +16,7 @@ from serving.engine.weights import load_weights
 from serving.release import SYSTEM_PROMPT_FILE, read_release
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 _IGNORED = -100
 
@@ -70,7 +70,7 @@ def score_release(
 
 
 @torch.no_grad()
-def _nll_sums(model: PreTrainedModel, encoded: Sequence[Encoded], batch_tokens: int, name: str) -> list[float]:
+def _nll_sums(model: Any, encoded: Sequence[Encoded], batch_tokens: int, name: str) -> list[float]:
     """Summed nats over the supervised tokens of each conversation."""
     sums = [0.0] * len(encoded)
     progress = Progress("evaluate", sum(len(item.input_ids) for item in encoded), f"tokens of {name}")

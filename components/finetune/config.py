@@ -12,39 +12,39 @@ class TrainingConfig(StepConfig):
 
     method: Literal["lora", "full"] = "lora"
 
-    rank: int = Field(16, ge=1)
+    rank: int = Field(default=16, ge=1)
     """Rank of the adapter matrices; their output is scaled by alpha / rank (Hu et al. 2021)."""
 
-    alpha: float = Field(32, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    alpha: float = Field(default=32, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Of the adapter's input."""
 
     target_modules: str | list[str] = "all-linear"
     """Which layers get an adapter; "all-linear" is every linear layer but the output head."""
 
-    learning_rate: float = Field(2e-4, gt=0)
+    learning_rate: float = Field(default=2e-4, gt=0)
     """Peak of the cosine schedule."""
 
-    warmup_share: float = Field(0.05, ge=0, lt=1)
+    warmup_share: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps in which the rate rises linearly from 0."""
 
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    epochs: int = Field(1, ge=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    epochs: int = Field(default=1, ge=1)
 
-    max_train_tokens: int = Field(0, ge=0)
+    max_train_tokens: int = Field(default=0, ge=0)
     """Stop planning batches at this many tokens in all epochs; 0 means no limit."""
 
-    batch_tokens: int = Field(1024, ge=16)
+    batch_tokens: int = Field(default=1024, ge=16)
     """Most tokens that one forward pass packs together; documents never see each other."""
 
-    accumulate: int = Field(2, ge=1)
+    accumulate: int = Field(default=2, ge=1)
     """Forward passes whose gradients make one optimizer step."""
 
-    checkpoint_steps: int = Field(10, ge=1)
+    checkpoint_steps: int = Field(default=10, ge=1)
     """Optimizer steps between checkpoints: what a kill can cost at most."""
 
-    threads: int = Field(0, ge=0)
+    threads: int = Field(default=0, ge=0)
     """CPU threads of torch; 0 leaves torch's choice. Part of what makes two runs equal bit for bit."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"

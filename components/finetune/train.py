@@ -60,7 +60,7 @@ def train(config: TrainingConfig, base: Path, examples: Path, directory: Path) -
     model = load_trainable(config, base / "model")
     validation = read_documents(examples / "validation.parquet")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
+    model.to(device)  # type: ignore[arg-type]
     checkpoints = directory / "checkpoints"
     resume = newest_intact(checkpoints) if checkpoints.is_dir() else None
     before = _validation_loss_before(model, validation, config, directory)
@@ -79,7 +79,9 @@ def train(config: TrainingConfig, base: Path, examples: Path, directory: Path) -
     summary = TrainingSummary(
         steps=trainer.state.global_step,
         tokens=sum(dataset.tokens(index) for index in range(len(dataset))),
-        supervised_tokens=sum(sum(document.supervised[1:]) for index in range(len(dataset)) for document in dataset[index]),
+        supervised_tokens=sum(
+            sum(document.supervised[1:]) for index in range(len(dataset)) for document in dataset[index]
+        ),
         documents=len(documents),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         trainable_parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
@@ -216,7 +218,9 @@ def _write_curve(history: list[dict[str, Any]], summary: TrainingSummary, direct
     with (directory / "loss.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["step", "loss", "learning_rate", "grad_norm"])
-        writer.writerows([entry["step"], entry["loss"], entry["learning_rate"], entry["grad_norm"]] for entry in history)
+        writer.writerows(
+            [entry["step"], entry["loss"], entry["learning_rate"], entry["grad_norm"]] for entry in history
+        )
     figure, axes = pyplot.subplots(figsize=(7, 3.2), layout="constrained")
     axes.plot([entry["step"] for entry in history], [entry["loss"] for entry in history], marker=".", label="training")
     axes.axhline(summary.validation_loss_before, linestyle=":", color="gray", label="validation, before")

@@ -7,20 +7,20 @@ from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from components.finetune.batches import IGNORED, PackedDataset
 from components.finetune.checkpoints import seal
 from components.progress import Progress
 
 
-def label_loss_sum(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+def label_loss_sum(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
     """Summed cross entropy in nats over a packed batch's labels, and how many labels there are.
 
     The head, which is most of a small model's work, runs only at the positions that predict a label.
     """
-    causal: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[assignment]
-    backbone = getattr(causal, causal.base_model_prefix)
+    causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    backbone: Any = getattr(causal, causal.base_model_prefix)
     hidden_1TC = backbone(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
@@ -40,7 +40,9 @@ class PackedTrainer(Trainer):
         # the plan is the order; shuffling here would make the position depend on Trainer's own state
         return torch.utils.data.SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """Mean over the labels of all packs of one optimizer step, not a mean of the packs' means."""
         if return_outputs:
             raise ValueError("a packed batch has no outputs per example; score examples with components/evaluate")

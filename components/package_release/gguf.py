@@ -91,7 +91,9 @@ def _add_tokenizer(writer: gguf.GGUFWriter, directory: Path, config: dict[str, A
     """Vocabulary and merges of a byte-level BPE `tokenizer.json`; rows without a token are marked unused."""
     tokenizer = json.loads((directory / "tokenizer.json").read_bytes())
     if tokenizer["model"]["type"] != "BPE":
-        raise InputError(f"tokenizer of type {tokenizer['model']['type']} is not written to GGUF; use engine transformers")
+        raise InputError(
+            f"tokenizer of type {tokenizer['model']['type']} is not written to GGUF; use engine transformers"
+        )
     tokens = [f"[UNUSED{index}]" for index in range(config["vocab_size"])]
     types = [gguf.TokenType.UNUSED] * len(tokens)
     for token, index in tokenizer["model"]["vocab"].items():

@@ -170,8 +170,9 @@ def _gaps(model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int], 
     gaps = (top_T2.values[:, 0] - top_T2.values[:, 1]).tolist()
     for position, (token, gap) in enumerate(zip(answer, gaps, strict=True)):
         if token != int(top_T2.indices[position, 0]) and gap >= bound:
+            first = int(top_T2.indices[position, 0])
             raise EngineMismatch(
-                f"golden answer, token {position}: the engine says {token}, the weights say {int(top_T2.indices[position, 0])} "
+                f"golden answer, token {position}: the engine says {token}, the weights say {first} "
                 f"with a gap of {gap:.4f} nats; the engine does not compute what was scored"
             )
     return [round(gap, 6) for gap in gaps]

@@ -16,16 +16,16 @@ class DataConfig(StepConfig):
 
     A run file names a text file: system_prompt_file."""
 
-    test_share: float = Field(0.1, gt=0, lt=0.5)
+    test_share: float = Field(default=0.1, gt=0, lt=0.5)
     """Share of the examples that only the gate sees."""
 
-    validation_share: float = Field(0.05, gt=0, lt=0.5)
+    validation_share: float = Field(default=0.05, gt=0, lt=0.5)
     """Share that training watches its loss on, and golden prompts come from."""
 
-    max_answer_chars: int = Field(8_000, ge=1)
+    max_answer_chars: int = Field(default=8_000, ge=1)
     """A longer assistant turn is refused."""
 
-    max_tokens: int = Field(512, ge=16)
+    max_tokens: int = Field(default=512, ge=16)
     """A conversation that is longer after tokenization is refused, never cut."""
 
     shuffle_answers: bool = False

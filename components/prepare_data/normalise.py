@@ -48,7 +48,7 @@ _SPACES = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f]")
 _CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]*`)", re.DOTALL)
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 # UTF-8 that was read as cp1252 or latin-1 turns é into Ã©, ° into Â°, a curly quote into â€™, emoji into ðŸ….
-_MOJIBAKE = re.compile("[ÂÃ][\x80-\xff€‚ƒ„…†‡ˆ‰Š‹Œ‘’“”•–—˜™š›œžŸŽ]|[âð][^\x00-\x7f]{2,3}")  # noqa: RUF001
+_MOJIBAKE = re.compile("[ÂÃ][\x80-\xff€‚ƒ„…†‡ˆ‰Š‹Œ‘’“”•–—˜™š›œžŸŽ]|[âð][^\x00-\x7f]{2,3}")
 _MOST_CONTROL_SHARE = 0.02
 
 

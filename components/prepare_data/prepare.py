@@ -127,12 +127,13 @@ def _candidates(
         for row in read_rows(source):
             outcome.rows += 1
             try:
-                yield _candidate(row, config, control_tokens)
+                yield to_candidate(row, config, control_tokens)
             except Refused as reason:
                 outcome.refuse(row, reason)
 
 
-def _candidate(row: Row, config: DataConfig, control_tokens: Sequence[str]) -> Candidate:
+def to_candidate(row: Row, config: DataConfig, control_tokens: Sequence[str]) -> Candidate:
+    """The row as a normalised conversation; raises Refused when a rule on text refuses it."""
     if isinstance(row.value, Refused):
         raise row.value
     conversation = to_conversation(row.value)

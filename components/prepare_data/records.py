@@ -131,13 +131,13 @@ def _read_text(record: Record) -> list[Message]:
     """Split a text at the marks that say who speaks; a mark begins a line."""
     text = _field(record, "text")
     if turns := _CHATML.findall(text):
-        return [{"role": _role(role), "content": content} for role, content in turns]
+        return [{"role": _role(role), "content": content.strip()} for role, content in turns]
     marks = list(_MARK.finditer(text))
     if not marks or text[: marks[0].start()].strip():
         raise Refused(Reason.NO_ROLES, f"the text does not begin with who speaks: {text[:60]!r}")
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     return [
-        {"role": _SPOKEN[mark[1].lower()], "content": text[mark.end() : end]}
+        {"role": _SPOKEN[mark[1].lower()], "content": text[mark.end() : end].strip()}
         for mark, end in zip(marks, ends, strict=True)
     ]
 

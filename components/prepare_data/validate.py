@@ -77,7 +77,7 @@ _OPEN_WORD = re.compile(
     r"|my|such|as|at|by|for|per)$"
 )
 _LAST_WORD = re.compile(r"(\w+)\s*$")
-_SENTENCE_END = re.compile(r"[.!?。！？]['\")\]”’»]*(?:\s|$)")  # noqa: RUF001 (full-width marks end sentences too)
+_SENTENCE_END = re.compile(r"[.!?。！？]['\")\]”’»]*(?:\s|$)")
 _NOT_PROSE = re.compile(r"^\s*(?:[-*•+|#>]|\d+[.)]|[A-Za-z][.)]\s)|[=\\{}<>`$]|https?://")
 
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
@@ -144,7 +144,7 @@ def _sign_of_a_cut(answer: str) -> str:
         return "a code block is not closed"
     if answer.endswith(("…", "...")):
         return "it ends in dots"
-    if answer.endswith((",", ";", "(", "[", " -", "–", "—")):  # noqa: RUF001 (dashes of any length)
+    if answer.endswith((",", ";", "(", "[", " -", "–", "—")):
         return "it ends in a mark that opens or continues"
     last_line = answer.rsplit("\n", 1)[-1]
     word = _LAST_WORD.search(answer)

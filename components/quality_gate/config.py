@@ -24,19 +24,19 @@ class Bound(StepConfig):
 class GateConfig(StepConfig):
     """When a challenger may replace what is live."""
 
-    margin: float = Field(0.02, gt=0)
+    margin: float = Field(default=0.02, gt=0)
     """Non-inferiority margin in the unit of the comparison: nats per token, or per byte across tokenizers."""
 
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """Of the one-sided bounds."""
 
-    resamples: int = Field(9999, ge=999)
+    resamples: int = Field(default=9999, ge=999)
     """Bootstrap resamples."""
 
-    min_examples: int = Field(20, ge=2)
+    min_examples: int = Field(default=20, ge=2)
     """With fewer paired examples the verdict is inconclusive."""
 
-    bounds: list[Bound] = []
+    bounds: list[Bound] = Field(default=[])
     """Absolute limits; breaking one is a fail."""
 
     seed: int = 0

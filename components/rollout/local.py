@@ -116,6 +116,8 @@ class LocalTarget:
         self._config, self._run, self._run_id, self._commands = config, run, run_id, commands
         self._directory = service_directory(store, config.service)
         self._routes = self._directory / "routes.json"
+        # No connection is kept: an idle one would delay the end of the server that holds it.
+        self._http = httpx.Client(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
 
     @property
     def url(self) -> str:
@@ -218,7 +220,7 @@ class LocalTarget:
     def _health(self, url: str, tries: int) -> dict[str, Any] | None:
         """The answer of /health; None when there is none. A busy server that was ready gets several tries."""
         for _ in range(tries):
-            answer = _get_json(f"{url}/health", seconds=min(5.0, self._config.ready_seconds))
+            answer = self._get_json(f"{url}/health", seconds=min(5.0, self._config.ready_seconds))
             if answer is not None and answer.get("status") == "ok":
                 return answer
         return None
@@ -228,7 +230,16 @@ class LocalTarget:
         front = self.state().fronts.get(str(self._config.port))
         if front is None or process_id(front) is None:
             return None
-        return _get_json(f"{self.url}/front/health", seconds=5.0)
+        return self._get_json(f"{self.url}/front/health", seconds=5.0)
+
+    def _get_json(self, url: str, seconds: float) -> dict[str, Any] | None:
+        """A JSON object; None for anything else, which is no answer."""
+        try:
+            response = self._http.get(url, timeout=seconds)
+            answer = response.json() if response.status_code == 200 else None
+        except (httpx.HTTPError, ValueError):
+            return None
+        return cast("dict[str, Any]", answer) if isinstance(answer, dict) else None
 
     def _in_flight(self, url: str) -> int:
         """Requests that the front has given to a server and that have not ended; 0 when there is no front."""
@@ -447,16 +458,6 @@ def _same_routes(health: dict[str, Any] | None, backends: list[dict[str, Any]]) 
         return {(one["url"], one["release"], int(one["weight"])) for one in some if one["weight"]}
 
     return health is not None and listed(health["routes"]["backends"]) == listed(backends)
-
-
-def _get_json(url: str, seconds: float) -> dict[str, Any] | None:
-    """A JSON object; None for anything else, which is no answer."""
-    try:
-        response = httpx.get(url, timeout=seconds, trust_env=False)
-        answer = response.json() if response.status_code == 200 else None
-    except (httpx.HTTPError, ValueError):
-        return None
-    return cast("dict[str, Any]", answer) if isinstance(answer, dict) else None
 
 
 def _free_port() -> int:

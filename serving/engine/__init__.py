@@ -35,7 +35,8 @@ class Sampling:
     """Choose among this many most likely tokens; 0 means all."""
     repetition_penalty: float = 1.0
     seed: int | None = None
-    """The same seed gives the same answer; None draws one."""
+    """The same seed gives the same answer, None draws one. In OpenVINO's batches the last bit of a logit depends
+    on the batch: greedy choice was never seen to notice, drawing may, once in hundreds of tokens."""
 
 
 class Delta(NamedTuple):

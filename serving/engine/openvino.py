@@ -2,7 +2,8 @@
 
 One thread owns the pipeline and steps it; requests join between two steps. With the three properties below, the
 greedy tokens of a request do not depend on its company, and equal those of transformers in float32 on the
-dequantized weights. The defaults of the library are faster and keep neither promise.
+dequantized weights, as far as no two tokens are equally likely up to rounding. The defaults of the library are
+faster and keep neither promise.
 """
 
 from __future__ import annotations
@@ -134,7 +135,10 @@ class OpenVinoEngine:
         config = openvino_genai.GenerationConfig()
         config.apply_chat_template = False
         config.max_new_tokens = sampling.max_tokens
-        config.stop_token_ids = self._end_token_ids
+        # The end tokens are the release's, whatever the GGUF says: without this the library adds its own.
+        config.stop_token_ids = self._end_token_ids or {0}
+        config.eos_token_id = min(config.stop_token_ids)
+        config.ignore_eos = not self._end_token_ids
         if sampling.temperature > 0:
             config.do_sample = True
             config.temperature = sampling.temperature

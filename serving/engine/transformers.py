@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, StoppingCriteria
+from transformers import GenerationConfig, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from serving.engine import Delta, EngineError, EngineOptions, FinishReason, Sampling
 from serving.engine.requests import Request, collect, stream
+from serving.engine.weights import load_weights
 from serving.release import Release
-
-_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
 class TransformersEngine:
@@ -29,13 +28,7 @@ class TransformersEngine:
     def __init__(self, directory: Path, release: Release, options: EngineOptions):
         if options.threads:
             torch.set_num_threads(options.threads)
-        self._model: Any = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=_DTYPES[release.serving.precision],
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-        ).eval()
+        self._model: Any = load_weights(directory, release)
         # `generate` fills unset fields from the model's own settings; requests are complete without them.
         self._model.generation_config = GenerationConfig()
         self._end_token_ids = list(release.end_token_ids)

@@ -163,6 +163,7 @@ async function answer() {
 }
 
 function finish(item, text, turn) {
+  const follow = atEnd();
   item.removeAttribute("aria-busy");
   text.textContent = turn.content;
   if (turn.note) item.append(drawNote(turn.note));
@@ -171,6 +172,7 @@ function finish(item, text, turn) {
   text.hidden = !turn.content;
   keepHistory();
   drawState();
+  if (follow) scroller.scrollTop = scroller.scrollHeight;
   if (matchMedia("(hover: hover)").matches) question.focus({ preventScroll: true });
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = [
@@ -31,17 +31,16 @@ MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
 
 @pytest.fixture(scope="session")
 def trained_bpe() -> str:
-    """The trained tokenizer as JSON, so that every test gets one of its own."""
+    """The trained tokenizer as JSON, so that everyone gets one of their own."""
     trainer = ByteLevelBPETokenizer()
     lines = _CORPUS.read_text(encoding="utf-8").splitlines()[:200]
     trainer.train_from_iterator(lines, vocab_size=1500, special_tokens=SPECIAL_TOKENS, show_progress=False)
     return trainer.to_str()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tokenizer(trained_bpe: str) -> MakeTokenizer:
     """`make_tokenizer(template, eos_token=…, pad_token=…)` is a fast tokenizer with that chat template."""
-    from tokenizers import Tokenizer
 
     def make(template: str | None = CHATML, **special: str) -> PreTrainedTokenizerFast:
         return PreTrainedTokenizerFast(
@@ -53,9 +52,9 @@ def make_tokenizer(trained_bpe: str) -> MakeTokenizer:
     return make
 
 
-@pytest.fixture
-def base_model(make_tokenizer: MakeTokenizer, tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def base_model(make_tokenizer: MakeTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base's model directory as far as data preparation looks at it: tokenizer and ChatML template."""
-    directory = tmp_path / "base" / "model"
+    directory = tmp_path_factory.mktemp("base") / "model"
     make_tokenizer().save_pretrained(directory)
     return directory

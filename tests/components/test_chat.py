@@ -68,7 +68,7 @@ TEMPLATES = {
 }
 MULTI_TURN = [
     {"role": "user", "content": "Does a heat pump work in winter?"},
-    {"role": "assistant", "content": "It does, down to −20 °C."},
+    {"role": "assistant", "content": "It does, down to -20 °C."},
     {"role": "user", "content": "And the assistant heater?"},
     {"role": "assistant", "content": "Rarely.\n\nIt helps on the coldest days."},
 ]
@@ -100,7 +100,7 @@ def test_the_answers_and_their_end_tokens_are_supervised(family):
     said = spoken(tokenizer, encode(tokenizer, MULTI_TURN))
     # Mistral writes a space before its end token, which has to be learned to get there.
     assert [text.strip().replace(" </s>", "</s>") for text in said] == [
-        "It does, down to −20 °C." + end,
+        "It does, down to -20 °C." + end,
         "Rarely.\n\nIt helps on the coldest days." + end,
     ]
 
@@ -112,7 +112,9 @@ def test_everything_that_the_template_renders_is_read(family):
     assert encoded.input_ids == tokenizer.apply_chat_template(MULTI_TURN, return_dict=False)
 
 
-@pytest.mark.parametrize("answer", ["\nOn a new line.", "\n\n  Far away.", "Ends so.\n", "assistant", "(a) 漢字 🌍 é", "?", "a"])
+@pytest.mark.parametrize(
+    "answer", ["\nOn a new line.", "\n\n  Far away.", "Ends so.\n", "assistant", "(a) 漢字 🌍 é", "?", "a"]
+)
 def test_awkward_answers_are_found(family, answer):
     tokenizer, end = family
     messages = [{"role": "user", "content": answer}, {"role": "assistant", "content": answer}]
@@ -124,10 +126,31 @@ def test_awkward_answers_are_found(family, answer):
 def test_any_contents_decode_to_themselves(family):
     tokenizer, end = family
     draw = random.Random(7)
-    pieces = [" ", "\n", "a", "Wh", "]", "[", ":", "é", "°", "漢", "🌍", "<", "|", ">", "user", "assistant", "system", "1"]
+    pieces = [
+        " ",
+        "\n",
+        "a",
+        "Wh",
+        "]",
+        "[",
+        ":",
+        "é",
+        "°",
+        "漢",
+        "🌍",
+        "<",
+        "|",
+        ">",
+        "user",
+        "assistant",
+        "system",
+        "1",
+    ]
     for _ in range(150):
         texts = ["x" + "".join(draw.choices(pieces, k=draw.randint(1, 12))) for _ in range(4)]
-        messages = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, texts, strict=True)]
+        messages = [
+            {"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, texts, strict=True)
+        ]
         said = spoken(tokenizer, encode(tokenizer, messages))
         assert [text.removesuffix(end).strip() for text in said] == [text.strip() for text in texts[1::2]]
 
@@ -183,7 +206,9 @@ def test_a_token_over_the_edge_is_cut_there(make_tokenizer):
 def test_a_generation_block_may_hold_a_header(make_tokenizer):
     template = GENERATION.replace("{% generation %}", "{% generation %}<think></think>\n")
     tokenizer = make_tokenizer(template)
-    assert spoken(tokenizer, encode(tokenizer, MULTI_TURN[:2])) == ["<think></think>\nIt does, down to −20 °C.<|im_end|>"]
+    assert spoken(tokenizer, encode(tokenizer, MULTI_TURN[:2])) == [
+        "<think></think>\nIt does, down to -20 °C.<|im_end|>"
+    ]
 
 
 def test_a_template_that_rewrites_answers_is_refused_with_the_example(make_tokenizer):

@@ -68,11 +68,12 @@ def start(arguments: list[str], log: Path, health: str, **environment: str) -> R
 
 @pytest.fixture(scope="session")
 def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Engine -> release directory."""
+    """Name -> release directory: one for each engine, and an endless one."""
     root = tmp_path_factory.mktemp("releases")
     for engine in ("openvino", "transformers"):
         make_release(root / engine, engine)
-    return {engine: root / engine for engine in ("openvino", "transformers")}
+    make_release(root / "endless", endless=True)
+    return {name: root / name for name in ("openvino", "transformers", "endless")}
 
 
 @pytest.fixture(scope="session")
@@ -89,9 +90,9 @@ def start_server(releases: dict[str, Path], tmp_path_factory: pytest.TempPathFac
     """Start servers of tiny releases with chosen settings; all are stopped at the end."""
     started: list[Running] = []
 
-    def start_one(engine: str = "openvino", **environment: str) -> Running:
+    def start_one(name: str = "openvino", **environment: str) -> Running:
         log = tmp_path_factory.mktemp("logs") / "server.log"
-        arguments = ["serving", "--release", str(releases[engine]), "--model", MODEL]
+        arguments = ["serving", "--release", str(releases[name]), "--model", MODEL]
         started.append(start(arguments, log, "/health", **environment))
         return started[-1]
 
@@ -103,5 +104,12 @@ def start_server(releases: dict[str, Path], tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def server(start_server: StartServer) -> Running:
-    """A server with default settings."""
-    return start_server()
+    """A server with default settings, but for a small body limit."""
+    return start_server(SLIPWAY_MAX_BODY_BYTES="20000")
+
+
+@pytest.fixture(scope="session")
+def endless_server(start_server: StartServer) -> Running:
+    """Its answers run until they are cancelled; one may run, one may wait."""
+    limits = {"SLIPWAY_MAX_RUNNING": "1", "SLIPWAY_MAX_WAITING": "1", "SLIPWAY_MAX_OUTPUT_TOKENS": "16000"}
+    return start_server("endless", **limits)

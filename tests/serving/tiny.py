@@ -49,13 +49,20 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_release(directory: Path, engine: str = "openvino", *, seed: int = 0) -> Release:
-    """Write a release: a two-layer llama as GGUF for "openvino", a one-layer GPT-2 for "transformers"."""
+def make_release(
+    directory: Path, engine: str = "openvino", *, seed: int = 0, endless: bool = False, **generation: object
+) -> Release:
+    """Write a release: a two-layer llama as GGUF for "openvino", a one-layer GPT-2 for "transformers".
+
+    An endless one has no end token and a long context: its answers run until they are cancelled. `generation`
+    goes into generation_config.json.
+    """
+    context = 16_384 if endless else CONTEXT
     directory.mkdir(parents=True)
     tokenizer = make_tokenizer()
     model_directory = directory.with_name(directory.name + "-model") if engine == "openvino" else directory
     torch.manual_seed(seed)
-    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    ids = {"bos_token_id": 1, "eos_token_id": None if endless else 2, "pad_token_id": 0}
     if engine == "openvino":
         config = LlamaConfig(
             vocab_size=len(tokenizer),
@@ -64,14 +71,14 @@ def make_release(directory: Path, engine: str = "openvino", *, seed: int = 0) ->
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
-            max_position_embeddings=CONTEXT,
+            max_position_embeddings=context,
             tie_word_embeddings=True,
             initializer_range=0.3,
             **ids,
         )
         model = LlamaForCausalLM(config)
     else:
-        shape = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": CONTEXT, "initializer_range": 0.3}
+        shape = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": context, "initializer_range": 0.3}
         model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **shape, **ids))
     model.save_pretrained(model_directory)
     tokenizer.save_pretrained(model_directory)
@@ -79,15 +86,15 @@ def make_release(directory: Path, engine: str = "openvino", *, seed: int = 0) ->
         write_gguf(model_directory, directory / GGUF_FILE, "q8_0")
         for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             (directory / name).write_bytes((model_directory / name).read_bytes())
-    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, **generation}))
     (directory / SYSTEM_PROMPT_FILE).write_text(SYSTEM_PROMPT)
     (directory / "golden.json").write_text("[]")
     release = Release(
         serving=ServingForm(engine=engine, precision="q8_0" if engine == "openvino" else "f32"),
         base=Origin(source="scratch", digest="0" * 64),
         data_digest="0" * 64,
-        context_length=CONTEXT,
-        end_token_ids=[2],
+        context_length=context,
+        end_token_ids=[] if endless else [2],
         files=payload_files(directory),
     )
     (directory / RELEASE_FILE).write_bytes(release.canonical())

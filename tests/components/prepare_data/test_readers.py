@@ -4,7 +4,7 @@ import gzip
 import json
 import threading
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
@@ -47,7 +47,11 @@ def test_empty_lines_are_no_rows_and_lines_keep_their_numbers(tmp_path: Path):
 def test_an_unreadable_line_is_a_row_with_its_reason(tmp_path: Path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(
-        b'\xef\xbb\xbf{"a": 1}\n{"a": \n{"a": "caf\xe9"}\n' + '{"a": "b"}'.encode("utf-16-le") + b'\n{"a": Infinity}\n' + b"[" * 100_000 + b"\n"
+        b'\xef\xbb\xbf{"a": 1}\n{"a": \n{"a": "caf\xe9"}\n'
+        + '{"a": "b"}'.encode("utf-16-le")
+        + b'\n{"a": Infinity}\n'
+        + b"[" * 100_000
+        + b"\n"
     )
     assert reasons(path) == [
         None,
@@ -93,7 +97,8 @@ def test_json_lines_in_a_json_file(tmp_path: Path):
 def test_csv(tmp_path: Path, delimiter: str):
     path = tmp_path / "rows.csv"
     path.write_text(
-        delimiter.join(["question", "answer"]) + f'\n"Why, oh why?"{delimiter}"Because\nof é."\nAnd?{delimiter}"So ""there""."\n',
+        delimiter.join(["question", "answer"])
+        + f'\n"Why, oh why?"{delimiter}"Because\nof é."\nAnd?{delimiter}"So ""there""."\n',
         encoding="utf-8-sig",
     )
     assert values(path) == RECORDS
@@ -179,6 +184,18 @@ def test_a_url_without_an_etag_is_fetched_so_that_its_content_can_be_hashed(web:
         assert [row.value for row in read_rows(source)] == [{"a": 1}]
         assert source.name == f"{web}/rows.jsonl.gz?download=true"
     assert not Path(source.location).exists()
+
+
+def test_a_url_with_an_etag_is_read_where_it_is(web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def with_etag(handler: SimpleHTTPRequestHandler) -> None:
+        handler.send_header("ETag", '"v1"')
+        BaseHTTPRequestHandler.end_headers(handler)
+
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "end_headers", with_etag)
+    (tmp_path / "rows.jsonl").write_bytes(b'{"a": 1}\n')
+    with fetched(find_sources([f"{web}/rows.jsonl"])) as (source,):
+        assert (source.version, source.is_local) == ('"v1"', False)
+        assert [row.value for row in read_rows(source)] == [{"a": 1}]
 
 
 def test_a_missing_url(web: str):

@@ -21,7 +21,10 @@ SYSTEM = {"role": "system", "content": "Be plain."}
         ({"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]}, PAIR),
         ({"conversations": PAIR}, PAIR),
         (
-            {"system": "Be plain.", "conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]},
+            {
+                "system": "Be plain.",
+                "conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}],
+            },
             [SYSTEM, *PAIR],
         ),
         ({"prompt": "Why?", "completion": "So."}, PAIR),
@@ -33,15 +36,16 @@ SYSTEM = {"role": "system", "content": "Be plain."}
             [{"role": "user", "content": "Translate.\n\nHaus"}, {"role": "assistant", "content": "House"}],
         ),
         ({"question": "Why?", "answer": "So."}, PAIR),
-        ({"text": "User: Why?\nAssistant: So."}, [PAIR[0] | {"content": "Why?\n"}, PAIR[1]]),
-        ({"text": "### Instruction:\nWhy?\n### Response:\nSo."}, [PAIR[0] | {"content": "\nWhy?\n"}, PAIR[1] | {"content": "\nSo."}]),
+        ({"text": "User: Why?\nAssistant: So."}, PAIR),
+        (
+            {"text": "### Instruction:\nWhy?\n### Response:\nSo."},
+            PAIR,
+        ),
         ({"text": "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>\n"}, PAIR),
     ],
 )
 def test_shapes(record: dict[str, Any], messages: list[dict[str, str]]):
-    got = to_conversation(record).messages
-    strip = [message | {"content": message["content"].strip("\n")} for message in got]
-    assert strip == [message | {"content": message["content"].strip("\n")} for message in messages]
+    assert to_conversation(record).messages == messages
 
 
 def test_r1_distill_sft_has_its_annotated_answers_in_columns_of_their_own():

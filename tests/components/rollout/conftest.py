@@ -103,10 +103,25 @@ class Place:
         assert self.running() == {digest}
 
 
+def stopped(place: Place) -> None:
+    if service_names(place.store):
+        deliver.down(place.store)
+        assert place.running() == set()
+
+
 @pytest.fixture
 def place(tmp_path):
     place = Place(tmp_path)
     yield place
-    if service_names(place.store):
-        deliver.down(place.store)
-        assert place.running() == set()
+    stopped(place)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A place with short deadlines where one good release is live: (place, its artifact)."""
+    place = Place(tmp_path_factory.mktemp("served"))
+    place.config = place.config.model_copy(update={"ready_seconds": 2, "drain_seconds": 1})
+    good = place.release("good")
+    place.roll(good)
+    yield place, good
+    stopped(place)

@@ -99,20 +99,20 @@ def test_after_down_the_next_rollout_starts_what_was_live(place):
         ("sick_live", "HTTP 500.*out of memory"),
     ],
 )
-@pytest.mark.parametrize("old", [True, False])
-def test_a_bad_candidate_is_removed_and_the_old_one_stays(place, behaviour, reason, old):
-    place.config = place.config.model_copy(update={"ready_seconds": 2, "drain_seconds": 1})
-    good, bad = place.release("good"), place.release("bad", behaviour)
-    if old:
-        place.roll(good)
+def test_a_bad_candidate_is_removed_and_the_old_one_stays(served, behaviour, reason):
+    place, good = served
     with pytest.raises(RolloutFailed, match=reason) as failure:
-        place.roll(bad)
-    if old:
-        assert f"{place.digest(good)} stays live" in str(failure.value)
-        place.settled_on(place.digest(good))
-    else:
-        assert "nothing is live" in str(failure.value)
-        assert place.live() is None and place.running() == set()
+        place.roll(place.release(behaviour, behaviour))
+    assert f"{place.digest(good)} stays live" in str(failure.value)
+    place.settled_on(place.digest(good))
+
+
+@pytest.mark.parametrize("behaviour", ["wrong", "crash", "sick_live"])
+def test_after_a_bad_first_candidate_nothing_is_live_and_a_good_one_can_follow(place, behaviour):
+    with pytest.raises(RolloutFailed, match="nothing is live"):
+        place.roll(place.release("bad", behaviour))
+    assert place.live() is None and place.running() == set()
+    good = place.release("good")
     place.roll(good)
     place.settled_on(place.digest(good))
 
