@@ -14,6 +14,7 @@ from rich.table import Table
 
 from components.step_config import InputError
 from pipelines import run_config
+from pipelines.console import show_events
 
 DONE, FAILED, WRONG_USAGE, STOPPED_FAIL, STOPPED_INCONCLUSIVE = range(5)
 _EXIT = {"pass": DONE, "fail": STOPPED_FAIL, "inconclusive": STOPPED_INCONCLUSIVE}
@@ -92,6 +93,11 @@ def _print(options: argparse.Namespace, value: Any, draw: Callable[[], None]) ->
         draw()
 
 
+def _events_screen(options: argparse.Namespace) -> Console:
+    """Where progress goes: bound to the real stream, because sys.stdout is redirected while steps speak."""
+    return Console(file=sys.stderr if options.json else sys.stdout, soft_wrap=True)
+
+
 def doctor(options: argparse.Namespace) -> int:
     """Exit code 1 when something that a run needs is missing."""
     from pipelines.doctor import examine
@@ -123,8 +129,7 @@ def run_pipeline(options: argparse.Namespace) -> int:
     name = run_config.load(options.run_file).run.name
     settings = {"run_id": new_run_id(name), "commit": current_commit(), "force": options.force}
     config = run_config.load(options.run_file, settings)
-    # bound to today's streams: while steps run, sys.stdout is the console that reads them
-    screen = Console(file=sys.stderr if options.json else sys.stdout, soft_wrap=True)
+    screen = _events_screen(options)
     try:
         outcome = run_locally(config, screen)
     except StepFailed as error:
@@ -232,7 +237,8 @@ def rollout_back(options: argparse.Namespace) -> int:
     from components.rollout.deliver import back
 
     store, service = _store(options)
-    record = back(store, options.digest, service=service)
+    with show_events(_events_screen(options)):
+        record = back(store, options.digest, service=service)
     _print(options, record, lambda: _draw_live(service, record["url"], record["digest"]))
     return DONE
 
@@ -245,7 +251,8 @@ def serve(options: argparse.Namespace) -> int:
     live = status(store, service)["live"]
     if live is None:
         raise InputError(f"nothing was rolled out as {service} yet; `slipway run {options.run_file}` does")
-    record = back(store, live, service=service)
+    with show_events(_events_screen(options)):
+        record = back(store, live, service=service)
     _print(options, record, lambda: _draw_live(service, record["url"], record["digest"]))
     return DONE
 

@@ -6,6 +6,7 @@ import re
 import tempfile
 from pathlib import Path
 
+from components.step_config import InputError
 from components.store import write_atomically
 from pipelines.placement import PROFILES
 from pipelines.run_config import RunConfig
@@ -15,7 +16,12 @@ _DEFAULT_IN_COMMENT = re.compile(r"^(#    \w+: \w+) \[Default: .*\]$", re.MULTIL
 
 
 def compile_pipeline(config: RunConfig, profile: str, output: Path) -> None:
-    """Write the intermediate representation; the same input gives the same bytes."""
+    """Write the intermediate representation; the same input gives the same bytes.
+
+    Raises InputError when `output` is a folder.
+    """
+    if output.is_dir():
+        raise InputError(f"{output} is a folder; name a file to write")
     # kfp takes a second to import, which `slipway validate` should not pay
     from kfp import compiler
 

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from components.step_config import InputError
-from components.store import write_atomically
+from components.store import Store, write_atomically
 from pipelines.console import Step, StepConsole, open_log
 from pipelines.run_config import RunConfig
 
@@ -23,6 +23,9 @@ _STEPS = 9
 """Of one run: the branch that is not taken is not counted."""
 
 _KEPT_RUNS = 5
+_DISK_GIB = 2
+"""A run of the bundled model writes about 1.5."""
+
 _REPORTS = {
     "data": ("prepare-data", "report"),
     "training": ("finetune", "loss_curve"),
@@ -70,20 +73,23 @@ def current_commit() -> str:
 
 
 def refuse_early(config: RunConfig) -> None:
-    """What can be known before a step runs: data that is not there, a disk that is full.
+    """What can be known before a step runs: data that is not there, a full disk, a port that somebody else holds.
 
-    Raises InputError.
+    Raises InputError or the target's TargetError.
     """
+    from components.rollout.deliver import require_port
+
     for source in config.data.sources:
         if "://" not in source and not Path(source).is_file():
             raise InputError(f"data.sources: {source} is no file (looked in {Path.cwd()})")
-    store = Path(config.run.store)
-    store.mkdir(parents=True, exist_ok=True)
-    free_gib = shutil.disk_usage(store).free / 2**30
-    if free_gib < 2:
+    store = Path(config.run.store).resolve()
+    existing = next(path for path in (store, *store.parents) if path.exists())
+    free_gib = shutil.disk_usage(existing).free / 2**30
+    if free_gib < _DISK_GIB:
         raise InputError(
-            f"{store.resolve()} has {free_gib:.1f} GiB free; a run needs 2, so free some space or set run.store"
+            f"{existing} has {free_gib:.1f} GiB free; a run needs {_DISK_GIB}, so free some or set run.store"
         )
+    require_port(Store(config.run), config.rollout)
 
 
 def run_locally(config: RunConfig, screen: Console) -> Outcome:

@@ -174,7 +174,7 @@ def _problems(error: ValidationError) -> dict[str, str]:
 def _complaint(kind: str, where: Location, value: Any, message: str) -> tuple[Location, str]:
     """One of pydantic's errors in a run file's terms: where it is, and the value with what is allowed."""
     known, schema = _known_part(where)
-    here = where[: len(known) + 1]
+    here = (*known, *map(str, where[len(known) : len(known) + 1]))
     if kind == "extra_forbidden":
         return here, f"{_show(value)}: unknown key{_alternatives(known, schema, str(here[-1]))}"
     if where[-1:] == ("[key]",):

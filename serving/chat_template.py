@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import jinja2
 from jinja2 import nodes
@@ -63,7 +63,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 class _GenerationBlock(Extension):
     """`{% generation %}` marks what the assistant says, for training; here its content is simply rendered."""
 
-    tags = {"generation"}
+    tags: ClassVar[set[str]] = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
         next(parser.stream)

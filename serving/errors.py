@@ -53,6 +53,8 @@ def describe_validation(errors: Sequence[Any]) -> tuple[str, str | None]:
         message = str(error["msg"]).removeprefix("Value error, ")
         if error["type"] == "extra_forbidden":
             message = "is not a known field; leave it out"
+        elif error["type"] in ("model_attributes_type", "missing") and not place:
+            message = "the body must be a JSON object, sent with the header Content-Type: application/json"
         elif error["type"] == "json_invalid":
             place, message = "", f"the body is not valid JSON: {error.get('ctx', {}).get('error', message)}"
         sentences.append(f"{place}: {message}" if place else message)

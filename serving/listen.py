@@ -15,4 +15,5 @@ def check_port(settings: Settings) -> None:
             probe.bind((settings.host, settings.port))
         except OSError as error:
             place = f"{settings.host}:{settings.port}"
-            raise OSError(f"cannot listen on {place} ({error.strerror}); choose another port with --port or PORT") from error
+            reason = error.strerror
+            raise OSError(f"cannot listen on {place} ({reason}); choose another port with --port or PORT") from error

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -42,7 +42,19 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 """Fields of the OpenAI API that are not supported -> values that ask for nothing."""
 
-_Stop = Annotated[str, Field(min_length=1, max_length=100)]
+
+def _encodable(text: str) -> str:
+    """JSON can write half a surrogate pair, which is no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("is not a valid string: it holds half a surrogate pair") from error
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+NonEmptyText = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
+_Stop = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_encodable)]
 
 
 class TextPart(BaseModel):
@@ -51,7 +63,7 @@ class TextPart(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ChatMessage(BaseModel):
@@ -60,7 +72,7 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: Text | list[TextPart]
     name: str | None = None
 
     def plain(self) -> dict[str, str]:
@@ -138,7 +150,7 @@ class ChatRequest(_OpenAIRequest):
 class CompletionRequest(_OpenAIRequest):
     """POST /v1/completions: the prompt goes to the model as it is, without template or system prompt."""
 
-    prompt: str | list[int] | Annotated[list[str], Field(min_length=1, max_length=1)]
+    prompt: Text | list[int] | Annotated[list[Text], Field(min_length=1, max_length=1)]
 
 
 def openai_router(generator: Generator) -> APIRouter:

@@ -114,7 +114,7 @@ def file_sha256(path: Path) -> str:
 
 def payload_files(directory: Path) -> dict[str, str]:
     """Relative path -> sha256 of every file of a release directory except release.json itself."""
-    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != RELEASE_FILE)
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / RELEASE_FILE)
     return {path.relative_to(directory).as_posix(): file_sha256(path) for path in paths}
 
 
@@ -125,7 +125,7 @@ def read_release(directory: Path) -> Release:
     """
     try:
         return Release.model_validate_json((directory / RELEASE_FILE).read_bytes())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ReleaseError(f"{directory} is not a release: it has no {RELEASE_FILE}") from error
     except ValueError as error:
         raise ReleaseError(f"{directory / RELEASE_FILE} is not a release manifest: {error}") from error

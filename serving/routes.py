@@ -12,7 +12,7 @@ from starlette.responses import FileResponse
 
 from serving.errors import RequestError
 from serving.generation import Answer, Generator, Plan
-from serving.openai import AnswerOptions, ChatMessage
+from serving.openai import AnswerOptions, ChatMessage, NonEmptyText
 from serving.streams import while_connected
 
 _PAGE = Path(__file__).parent / "page"
@@ -31,7 +31,7 @@ _PAGE_HEADERS = {
 class GenerateRequest(AnswerOptions):
     """POST /generate: a question or a whole conversation."""
 
-    prompt: str | None = Field(None, min_length=1)
+    prompt: NonEmptyText | None = None
     """A question; it becomes the user's message."""
 
     messages: list[ChatMessage] | None = Field(None, min_length=1)

@@ -18,7 +18,7 @@ from components.evaluate.score import Example, Score, as_served, score_release
 from components.progress import say
 from components.report import Report
 from components.step_config import InputError
-from serving.engine import open_engine
+from serving.engine import Engine, open_engine
 from serving.release import SYSTEM_PROMPT_FILE, read_release
 
 _SCHEMA = pa.schema(
@@ -140,12 +140,22 @@ def _samples(
         say("sampling", step="evaluate", model=name, prompts=len(prompts))
         engine = open_engine(path)
         try:
-            answers = engine.greedy(prompts, max_tokens)
+            answers = _greedy(engine, prompts, max_tokens, read_release(path).context_length)
         finally:
             engine.close()
         for sample, answer in zip(samples, answers, strict=True):
             sample["answers"][name] = tokenizer.decode(answer, skip_special_tokens=True)
     return samples
+
+
+def _greedy(engine: Engine, prompts: Sequence[list[int]], max_tokens: int, context_length: int) -> list[list[int]]:
+    """Greedy answers in the prompts' order; one that reaches the end of the context is cut there."""
+    rooms = [min(max_tokens, context_length - len(prompt)) for prompt in prompts]
+    answers: dict[int, list[int]] = {}
+    for room in set(rooms):
+        together = [index for index, own in enumerate(rooms) if own == room]
+        answers |= zip(together, engine.greedy([prompts[index] for index in together], room), strict=True)
+    return [answers[index] for index in range(len(prompts))]
 
 
 def _report(summary: dict[str, Any], examples: int) -> Report:

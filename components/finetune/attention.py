@@ -12,7 +12,12 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from components.step_config import InputError
+
 NAME = "slipway_documents"
+
+_NOT_COMPUTED = ("softcap", "s_aux", "position_bias")
+"""What some models add to plain softmax attention (Gemma 2, gpt-oss, T5); without it another model would be trained."""
 
 
 def document_attention(
@@ -25,23 +30,41 @@ def document_attention(
     cu_seq_lens_q: torch.Tensor,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **_: Any,
+    sliding_window: int | None = None,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Query (1, H, T, d), key and value (1, H_kv, T, d) -> (1, T, H, d); `cu_seq_lens_q` (D + 1,) holds the borders."""
+    """Query (1, H, T, d), key and value (1, H_kv, T, d) -> (1, T, H, d); `cu_seq_lens_q` (D + 1,) holds the borders.
+
+    `sliding_window`: how many tokens back a token sees, itself included. Raises InputError when the model asks for
+    an attention that is not computed here.
+    """
+    for name in _NOT_COMPUTED:
+        if others.get(name) is not None:
+            raise InputError(f"the base's attention uses {name}, which fine-tuning does not compute; use another base")
     borders = cu_seq_lens_q.tolist()
     outputs = [
         scaled_dot_product_attention(
             query[:, :, start:end],
             key[:, :, start:end],
             value[:, :, start:end],
+            attn_mask=_window(end - start, sliding_window, query.device),
             dropout_p=dropout if module.training else 0.0,
-            is_causal=True,
+            is_causal=not sliding_window or end - start <= sliding_window,
             scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
         )
         for start, end in pairwise(borders)
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _window(length: int, sliding_window: int | None, device: torch.device) -> torch.Tensor | None:
+    """Which tokens see which, (length, length), where the window is shorter than the document; else None."""
+    if not sliding_window or length <= sliding_window:
+        return None
+    position = torch.arange(length, device=device)
+    back = position[:, None] - position
+    return (back >= 0) & (back < sliding_window)
 
 
 AttentionInterface.register(NAME, document_attention)

@@ -48,6 +48,6 @@ class TrainingConfig(StepConfig):
     """CPU threads of torch; 0 leaves torch's choice. Part of what makes two runs equal bit for bit."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the frozen base while it trains; adapters are float32."""
+    """Of the frozen base while it trains; adapters, and all weights when method is full, are float32."""
 
     seed: int = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,22 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import torch
-from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
+from transformers import AutoModelForCausalLM, PrinterCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 from components.finetune import attention
 from components.finetune.batches import Document, PackedDataset, collate, plan_packs
 from components.finetune.checkpoints import newest_intact
 from components.finetune.config import TrainingConfig
-from components.finetune.trainer import PackedTrainer, Watch, label_loss_sum
+from components.finetune.trainer import PackedTrainer, Watch, label_loss_sum, refuse_unfaithful
 from components.progress import say
 from components.report import Report
 from components.step_config import InputError
+from components.store import write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_SUMMARY_FILE = "training.json"
 
 
 @dataclass(frozen=True)
@@ -49,60 +50,63 @@ class TrainingSummary:
 def train(config: TrainingConfig, base: Path, examples: Path, directory: Path) -> TrainingSummary:
     """Write `adapter/` (LoRA) or `model/` (full), `training.json`, `loss.csv` and `loss.html` into `directory`.
 
-    `base` holds `model/`, `examples` the parquet splits. Checkpoints stand in `directory/checkpoints` until the
-    training is over; what is found there is resumed. Raises InputError when no document can be trained on.
+    `base` holds `model/` and `origin.json`, `examples` the parquet splits. Checkpoints stand in
+    `directory/checkpoints` until the training is over; what is found there is resumed. Raises InputError when no
+    document can be trained on, one is longer than the base reads, or the base is of a kind that cannot be packed.
     """
+    checkpoints = directory / "checkpoints"
+    if (directory / _SUMMARY_FILE).is_file():  # written last: only the tidying up was missing
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        return TrainingSummary(**json.loads((directory / _SUMMARY_FILE).read_bytes()))
     if config.threads:
         torch.set_num_threads(config.threads)
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     documents = read_documents(examples / "train.parquet")
+    validation = read_documents(examples / "validation.parquet")
     dataset = PackedDataset(documents, _plan(config, documents))
     model = load_trainable(config, base / "model")
-    validation = read_documents(examples / "validation.parquet")
+    _refuse_too_long([*documents, *validation], model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)  # type: ignore[arg-type]
-    checkpoints = directory / "checkpoints"
-    resume = newest_intact(checkpoints) if checkpoints.is_dir() else None
+    refuse_unfaithful(model, documents)
     before = _validation_loss_before(model, validation, config, directory)
     trainer = PackedTrainer(
         model=model,
         args=training_arguments(config, checkpoints, len(dataset)),
         train_dataset=dataset,
-        data_collator=lambda packs: collate(packs[0]),
+        data_collator=_collate_one,
         callbacks=[Watch(dataset, config.accumulate)],
     )
-    trainer.remove_callback(_printer())
+    trainer.remove_callback(PrinterCallback)
+    resume = newest_intact(checkpoints) if checkpoints.is_dir() else None
     if resume:
         say("resumed", step="finetune", checkpoint=resume.name)
-    result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     summary = TrainingSummary(
         steps=trainer.state.global_step,
         tokens=sum(dataset.tokens(index) for index in range(len(dataset))),
-        supervised_tokens=sum(
-            sum(document.supervised[1:]) for index in range(len(dataset)) for document in dataset[index]
-        ),
+        supervised_tokens=sum(sum(document.supervised[1:]) for pack in dataset for document in pack),
         documents=len(documents),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         trainable_parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        train_loss=float(result.training_loss) if not resume else _mean_loss(history),
+        # not Trainer's own, which after a resume covers only what came after it
+        train_loss=sum(entry["loss"] for entry in history) / len(history),
         validation_loss_before=before,
         validation_loss=validation_loss(model, validation, config.batch_tokens),
     )
-    model.save_pretrained(directory / ("adapter" if config.method == "lora" else "model"))
+    _save_trained(config, model, base, directory)
     _write_curve(history, summary, directory)
+    write_atomically(directory / _SUMMARY_FILE, json.dumps(asdict(summary), indent=1))
     shutil.rmtree(checkpoints)
     return summary
 
 
-def _mean_loss(history: list[dict[str, Any]]) -> float:
-    return sum(entry["loss"] for entry in history) / len(history)
-
-
-def _printer() -> type:
-    from transformers import PrinterCallback
-
-    return PrinterCallback
+def _collate_one(packs: list[list[Document]]) -> dict[str, torch.Tensor]:
+    """Trainer's batch is one pack; more would mean that it splits batches over devices, and all but one were lost."""
+    (pack,) = packs
+    return collate(pack)
 
 
 def read_documents(parquet: Path) -> list[Document]:
@@ -124,13 +128,19 @@ def _plan(config: TrainingConfig, documents: list[Document]) -> list[list[int]]:
     )
 
 
+def _refuse_too_long(documents: list[Document], model: PreTrainedModel) -> None:
+    reads = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(len(document) for document in documents)
+    if reads and longest > reads:
+        raise InputError(f"an example has {longest} tokens and the base reads {reads}; set data.max_tokens to {reads}")
+
+
 def load_trainable(config: TrainingConfig, model_directory: Path) -> PreTrainedModel:
-    """The base in `config.dtype` with per-document attention; wrapped by PEFT when the method is LoRA."""
+    """The base with per-document attention; wrapped by PEFT when the method is LoRA."""
     set_seed(config.seed)
-    model = AutoModelForCausalLM.from_pretrained(
-        model_directory, dtype=_DTYPES[config.dtype], attn_implementation=attention.NAME
-    )
-    model.config.use_cache = False
+    # weights that are trained themselves stay float32: in bfloat16 most updates would round to nothing
+    dtype = _DTYPES[config.dtype] if config.method == "lora" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(model_directory, dtype=dtype, attn_implementation=attention.NAME)
     if config.method == "full":
         return model
     from peft import LoraConfig, get_peft_model
@@ -150,7 +160,7 @@ def load_trainable(config: TrainingConfig, model_directory: Path) -> PreTrainedM
 def training_arguments(config: TrainingConfig, checkpoints: Path, packs: int) -> TrainingArguments:
     """Trainer's settings; one "epoch" of Trainer is the whole plan, whose packs already cover all epochs."""
     steps = math.ceil(packs / config.accumulate)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(checkpoints),
         per_device_train_batch_size=1,
         gradient_accumulation_steps=config.accumulate,
@@ -173,8 +183,12 @@ def training_arguments(config: TrainingConfig, checkpoints: Path, packs: int) ->
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),  # Apple's MPS would not resume bit for bit
+        use_cache=True,  # written into the trained model's config.json; training itself never uses one
         seed=config.seed,
     )
+    # of several GPUs one is used: Trainer would otherwise feed them a batch of packs, one each
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 @torch.no_grad()
@@ -201,10 +215,24 @@ def _validation_loss_before(
     if kept.is_file():
         return json.loads(kept.read_bytes())
     loss = validation_loss(model, documents, config.batch_tokens)
-    beside = kept.with_suffix(f".{os.getpid()}")
-    beside.write_text(json.dumps(loss), encoding="utf-8")
-    beside.rename(kept)
+    write_atomically(kept, json.dumps(loss))
     return loss
+
+
+def _save_trained(config: TrainingConfig, model: PreTrainedModel, base: Path, directory: Path) -> None:
+    """Write `adapter/` or `model/`, the same bytes on every machine and after every kill."""
+    target = directory / ("adapter" if config.method == "lora" else "model")
+    if target.exists():  # a killed run's half-written one
+        shutil.rmtree(target)
+    if config.method == "full":
+        model.save_pretrained(target)
+        return
+    settings: Any = model.peft_config["default"]  # type: ignore[index]
+    settings.base_model_name_or_path = json.loads((base / "origin.json").read_bytes())["source"].removeprefix("hub:")
+    settings.target_modules = sorted(settings.target_modules)  # a set, whose order differs from process to process
+    # "auto" would ask the Hub about the base; no embedding is trained
+    model.save_pretrained(target, save_embedding_layers=False)
+    (target / "README.md").unlink()  # PEFT's empty form of a model card
 
 
 def _write_curve(history: list[dict[str, Any]], summary: TrainingSummary, directory: Path) -> None:
@@ -213,7 +241,6 @@ def _write_curve(history: list[dict[str, Any]], summary: TrainingSummary, direct
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    (directory / "training.json").write_text(json.dumps(asdict(summary), indent=1), encoding="utf-8")
     (directory / "validation_before.json").unlink(missing_ok=True)
     with (directory / "loss.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from components.finetune.batches import IGNORED, PackedDataset
+from components.finetune import attention
+from components.finetune.batches import IGNORED, Document, PackedDataset, collate
 from components.finetune.checkpoints import seal
 from components.progress import Progress
+from components.step_config import InputError
 
 
 def label_loss_sum(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
@@ -33,8 +36,39 @@ def label_loss_sum(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Te
     return cross_entropy(logits_NV.float(), targets_T[counted_T], reduction="sum"), int(counted_T.sum())
 
 
+@torch.no_grad()
+def refuse_unfaithful(model: Any, documents: Sequence[Document]) -> None:
+    """Compare a pack's loss with what the model's own code computes for its documents one by one.
+
+    Raises InputError where they differ: an architecture that passes state along the row (Mamba, LFM2's
+    convolutions) or scales its logits behind the head (Granite) would otherwise be trained on another loss.
+    """
+    causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    heads = [document.input_ids[:32] for document in documents[:2]]
+    probes = [Document(head, [True] * len(head)) for head in heads]
+    was_training = model.training
+    model.eval()
+    packed, _ = label_loss_sum(model, {name: tensor.to(causal.device) for name, tensor in collate(probes).items()})
+    causal.set_attn_implementation("eager")
+    apart = torch.zeros_like(packed)
+    for head in heads:
+        ids_1T = torch.tensor([head], device=causal.device)
+        logits_TV = causal(input_ids=ids_1T, use_cache=False).logits[0, :-1].float()
+        apart += cross_entropy(logits_TV, ids_1T[0, 1:], reduction="sum")
+    causal.set_attn_implementation(attention.NAME)
+    model.train(was_training)
+    tolerance = 1e-4 if causal.dtype == torch.float32 else 2e-2
+    if not torch.isclose(packed, apart, rtol=tolerance):
+        raise InputError(
+            f"fine-tuning computes another loss than {type(causal).__name__} itself: {packed:.4f} and {apart:.4f} nats "
+            f"on {sum(map(len, heads))} tokens; this architecture cannot be packed, so use another base"
+        )
+
+
 class PackedTrainer(Trainer):
     """Trains the packs in their planned order, once."""
+
+    loss_is_scaled_for_ga = True  # by num_items_in_batch
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler:
         # the plan is the order; shuffling here would make the position depend on Trainer's own state
@@ -47,7 +81,8 @@ class PackedTrainer(Trainer):
         if return_outputs:
             raise ValueError("a packed batch has no outputs per example; score examples with components/evaluate")
         total, _ = label_loss_sum(model, inputs)
-        return total / num_items_in_batch
+        # a step whose packs hold no label at all has loss 0, not 0 / 0
+        return total / num_items_in_batch.clamp(min=1)
 
 
 class Watch(TrainerCallback):

@@ -27,14 +27,14 @@ _PRECISIONS = {
     "f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
 }
 _Q8_BLOCK = 32
-_ROTARY = re.compile(r"\.self_attn\.([qk])_proj\.(weight|bias)$")
+_ROTARY = re.compile(r"\.self_attn\.([qk])_proj\.weight$")
 
 
 def write_gguf(model_directory: Path, target: Path, precision: str) -> None:
     """Write config, weights and tokenizer of `model_directory` to the file `target`.
 
     Matrices are stored in `precision` ("q8_0" or "f16"), vectors in float32. The bytes are a pure function of
-    the input. Raises InputError for an architecture or a rotary scaling that GGUF engines would misread.
+    the input. Raises InputError for a model that GGUF engines would misread.
     """
     config = json.loads((model_directory / "config.json").read_bytes())
     architecture = _ARCHITECTURES.get(config["model_type"])
@@ -43,6 +43,7 @@ def write_gguf(model_directory: Path, target: Path, precision: str) -> None:
             f"model_type {config['model_type']!r} has no GGUF form here (only {', '.join(_ARCHITECTURES)}); "
             "set rollout.serving.engine to transformers"
         )
+    _refuse_unwritable(config)
     matrix_type, file_type = _PRECISIONS[precision]
     writer = gguf.GGUFWriter(target, gguf.MODEL_ARCH_NAMES[architecture])
     _add_shape(writer, config)
@@ -68,10 +69,26 @@ def _kv_heads(config: dict[str, Any]) -> int:
     return config.get("num_key_value_heads") or config["num_attention_heads"]
 
 
+def _rope(config: dict[str, Any]) -> dict[str, Any]:
+    return config.get("rope_parameters") or config.get("rope_scaling") or {}
+
+
+def _refuse_unwritable(config: dict[str, Any]) -> None:
+    """What GGUF's architectures have no field for, or what their CPU engine computes otherwise."""
+    rope = _rope(config)
+    present = {
+        f"rotary scaling {rope}": rope.get("rope_type", rope.get("type", "default")) != "default",
+        f"hidden_act {config.get('hidden_act')}": config.get("hidden_act", "silu") not in ("silu", "swish"),
+        "attention_bias": config.get("attention_bias", False),  # qwen2 has biases without saying so; those are read
+        "use_sliding_window": config.get("use_sliding_window", False),
+    }
+    for what, found in present.items():
+        if found:
+            raise InputError(f"{what} is not written to GGUF; set rollout.serving.engine to transformers")
+
+
 def _add_shape(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if rope.get("rope_type", rope.get("type", "default")) != "default":
-        raise InputError(f"rotary scaling {rope} is not written to GGUF; set rollout.serving.engine to transformers")
+    rope = _rope(config)
     head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -94,6 +111,9 @@ def _add_tokenizer(writer: gguf.GGUFWriter, directory: Path, config: dict[str, A
         raise InputError(
             f"tokenizer of type {tokenizer['model']['type']} is not written to GGUF; use engine transformers"
         )
+    highest = max([*tokenizer["model"]["vocab"].values(), *(added["id"] for added in tokenizer["added_tokens"])])
+    if highest >= config["vocab_size"]:
+        raise InputError(f"the tokenizer has ids up to {highest}, the model only {config['vocab_size']} rows")
     tokens = [f"[UNUSED{index}]" for index in range(config["vocab_size"])]
     types = [gguf.TokenType.UNUSED] * len(tokens)
     for token, index in tokenizer["model"]["vocab"].items():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from components.chat import Message, end_token_ids, load_tokenizer, prompt_ids
 from components.package_release.gguf import write_gguf
 from components.progress import say
+from components.step_config import InputError
 from serving.engine import open_engine
 from serving.engine.weights import load_weights
 from serving.release import (
@@ -33,7 +33,7 @@ from serving.release import (
 )
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -59,21 +59,27 @@ def package(
     """Write `release/` below `directory` and return its manifest.
 
     `trained` is finetune's artifact, or None to package the bare base the same way. `base`, `examples`: the
-    artifacts of fetch_base and prepare_data. Raises EngineMismatch when the engine's greedy answers are not those
-    of the packaged weights.
+    artifacts of fetch_base and prepare_data. Raises InputError when the examples do not fit the base, and
+    EngineMismatch when the engine's greedy answers are not those of the packaged weights.
     """
     release = directory / "release"
     if release.exists():  # a killed run's half-written release
         shutil.rmtree(release)
     release.mkdir(parents=True)
     data = json.loads((examples / "data.json").read_bytes())
+    context_length = AutoConfig.from_pretrained(base / "model").max_position_embeddings
+    if data["max_tokens"] > context_length:
+        raise InputError(
+            f"data.max_tokens is {data['max_tokens']}, but the base's context holds {context_length} tokens; "
+            f"set data.max_tokens to {context_length} or choose another base"
+        )
     _write_weights(serving, base / "model", trained, release)
     tokenizer = load_tokenizer(base / "model")
     manifest = Release(
         serving=serving,
         base=Origin.model_validate_json((base / "origin.json").read_bytes()),
         data_digest=data["digest"],
-        context_length=AutoConfig.from_pretrained(base / "model").max_position_embeddings,
+        context_length=context_length,
         end_token_ids=end_token_ids(tokenizer),
         files={},
     )
@@ -99,21 +105,32 @@ def _write_weights(serving: ServingForm, base_model: Path, trained: Path | None,
     """Config, tokenizer and the weights in their servable form; an adapter is merged into its base."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    for name in (*_TOKENIZER_FILES, "config.json", "generation_config.json"):
-        if (base_model / name).is_file():
-            shutil.copy2(base_model / name, release / name)
-    with tempfile.TemporaryDirectory(dir=release.parent) as folder:
-        source = base_model if trained is None else Path(folder)
-        if trained is not None:
-            _trained_model(base_model, trained).save_pretrained(folder)
-            for name in _TOKENIZER_FILES:
-                if (base_model / name).is_file():
-                    shutil.copy2(base_model / name, folder)
-        if serving.form == "gguf":
-            write_gguf(source, release / GGUF_FILE, serving.precision)
-            return
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=_DTYPES[serving.precision])
+    merged = release.parent / "merged"
+    if merged.exists():  # a killed run's; what stays here would become part of the artifact
+        shutil.rmtree(merged)
+    if trained is not None:
+        _trained_model(base_model, trained).save_pretrained(merged)
+        _copy(base_model, _TOKENIZER_FILES, merged)
+    source = base_model if trained is None else merged
+    if serving.form == "gguf":
+        write_gguf(source, release / GGUF_FILE, serving.precision)
+        _copy(base_model, ["config.json"], release)
+    else:
+        # the base's config, since training may have left its own settings (no cache) in the trained one
+        config = AutoConfig.from_pretrained(base_model)
+        model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=_DTYPES[serving.precision])
         model.save_pretrained(release)
+        for weights in release.glob("*.safetensors"):
+            weights.chmod(0o644)  # safetensors writes 0600, and a server may run as somebody else
+    _copy(base_model, [*_TOKENIZER_FILES, "generation_config.json"], release)
+    if trained is not None:
+        shutil.rmtree(merged)
+
+
+def _copy(source: Path, names: Iterable[str], target: Path) -> None:
+    for name in names:
+        if (source / name).is_file():
+            shutil.copy2(source / name, target / name)
 
 
 def _trained_model(base_model: Path, trained: Path) -> PreTrainedModel:
@@ -128,29 +145,42 @@ def _trained_model(base_model: Path, trained: Path) -> PreTrainedModel:
 
 def _golden_answers(release: Path, manifest: Release, examples: Path, golden: Golden) -> list[GoldenAnswer]:
     """Greedy answers of the serving engine to the first validation prompts, with the gaps that the weights give."""
-    tokenizer = load_tokenizer(release)
-    prompts = [_question(row) for row in _first_rows(examples / "validation.parquet", golden.prompts)]
-    prompt_tokens = [prompt_ids(tokenizer, messages) for messages in prompts]
+    prompts = _prompts(load_tokenizer(release), examples / "validation.parquet", golden, manifest.context_length)
     engine = open_engine(release)
     try:
-        answers = engine.greedy(prompt_tokens, golden.tokens)
+        answers = engine.greedy([tokens for _, tokens in prompts], golden.tokens)
     finally:
         engine.close()
     model = load_weights(release, manifest)
     return [
         GoldenAnswer(
             messages=messages,
-            prompt_token_ids=prompt,
+            prompt_token_ids=tokens,
             token_ids=answer,
-            gaps=_gaps(model, prompt, answer, golden.gap_bound),
+            gaps=_gaps(model, tokens, answer, golden.gap_bound),
         )
-        for messages, prompt, answer in zip(prompts, prompt_tokens, answers, strict=True)
+        for (messages, tokens), answer in zip(prompts, answers, strict=True)
     ]
 
 
-def _first_rows(parquet: Path, count: int) -> list[list[Message]]:
-    table = pq.read_table(parquet, columns=["id", "messages"]).sort_by("id").slice(0, count)
-    return table["messages"].to_pylist()
+def _prompts(
+    tokenizer: PreTrainedTokenizerBase, parquet: Path, golden: Golden, context_length: int
+) -> list[tuple[list[Message], list[int]]]:
+    """The first questions by id whose golden answer fits into the context, each with its tokens."""
+    prompts: list[tuple[list[Message], list[int]]] = []
+    for messages in pq.read_table(parquet, columns=["id", "messages"]).sort_by("id")["messages"]:
+        question = _question(messages.as_py())
+        tokens = prompt_ids(tokenizer, question)
+        if len(tokens) + golden.tokens <= context_length:
+            prompts.append((question, tokens))
+        if len(prompts) == golden.prompts:
+            break
+    if not prompts:
+        raise InputError(
+            f"no validation question leaves room for {golden.tokens} tokens in a context of {context_length}; "
+            "lower rollout.golden_tokens"
+        )
+    return prompts
 
 
 def _question(messages: list[Message]) -> list[Message]:

@@ -49,7 +49,7 @@ def deliver(
 
 def live(store: Store, config: RolloutConfig) -> str | None:
     """Digest of the release that is live; None when there is none."""
-    return LocalTarget(store, config).observe().live
+    return LocalTarget(store, config).live()
 
 
 def require_port(store: Store, config: RolloutConfig) -> None:

@@ -30,9 +30,12 @@ class GoldenCheck:
     def __call__(self, url: str, digest: str, release: Path) -> None:
         """Raises CheckFailed that says which answer differs, where, and by what."""
         exact = read_release(release).serving.engine in _EXACT_ENGINES
+        answers = read_golden(release)
+        if not answers:
+            raise CheckFailed(f"{digest} has no golden answers, so nothing shows that its server is right")
         # Proxies of the environment are for the internet, not for the place where we serve.
         with httpx.Client(base_url=url, timeout=self.answer_seconds, trust_env=False) as client:
-            for number, golden in enumerate(read_golden(release), start=1):
+            for number, golden in enumerate(answers, start=1):
                 reply = self._ask(client, golden, digest, f"golden answer {number} at {url}")
                 self._compare(reply, golden, exact, f"golden answer {number} at {url}")
 

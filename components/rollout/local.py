@@ -31,12 +31,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from components.progress import say
 from components.rollout import processes
 from components.rollout.config import RolloutConfig
-from components.rollout.target import Instance, Observation, RolloutBusy, TargetError
+from components.rollout.target import Instance, Observation, RolloutBusy, TargetError, live_release
 from components.step_config import InputError
 from components.store import Store, write_atomically
 
 HOST = "127.0.0.1"
 _IN_FORCE_SECONDS = 10.0
+_FRONT_SECONDS = 60.0
+"""The front loads nothing; it needs a second."""
 
 
 class _Record(BaseModel):
@@ -166,7 +168,7 @@ class LocalTarget:
     def observe(self) -> Observation:
         """See Target.observe."""
         state, backends = self.state(), self._backends()
-        routed = {backend["release"]: int(backend["weight"]) for backend in backends if backend["weight"]}
+        routed = _weights(backends)
         others = sorted(state.servers.keys() - {state.live, state.candidate})
         in_force = bool(routed) and all(
             backend["url"] == self._address(state, backend["release"]) for backend in backends
@@ -179,6 +181,11 @@ class LocalTarget:
             in_force=in_force and _same_routes(self._front_health(), backends),
             previous=next((entry.digest for entry in reversed(state.history) if entry.digest != state.live), None),
         )
+
+    def live(self) -> str | None:
+        """What is live, from what is on disk alone: no server is asked."""
+        state = self.state()
+        return live_release(state.live, state.candidate, _weights(self._backends()))
 
     def state(self) -> State:
         """What is on disk. Raises TargetError when it cannot be read."""
@@ -322,7 +329,7 @@ class LocalTarget:
     def stop_all(self) -> list[str]:
         """End the fronts, then the servers; what is live is remembered. Returns what was ended, in words."""
         state, ended = self.state(), list[str]()
-        live = self.observe().live
+        live = self.live()
         if live and live != state.live:
             self.promote(live)  # its rollout was interrupted after the switch
             state = self.state()
@@ -350,7 +357,8 @@ class LocalTarget:
         holder = _listener(port)
         by = f" by process {holder}" if holder else ""
         raise TargetError(
-            f"port {port} is in use{by}; end that program, or set rollout.port in the run file to a free port"
+            f"port {port} is in use{by}; end that program (`slipway down` does, if it is ours), or set rollout.port in "
+            "the run file to a free port"
         )
 
     def _write_routes(self, backends: list[dict[str, Any]]) -> None:
@@ -379,11 +387,11 @@ class LocalTarget:
         front = ServerProcess(command=command, port=self._config.port, log=str(self._front_log()), since=time.time())
         state.fronts[key] = front
         self._start(state, front)
-        deadline = time.monotonic() + self._config.ready_seconds
+        deadline = time.monotonic() + _FRONT_SECONDS
         while self._front_health() is None:
             gone = process_id(front) is None
             if gone or time.monotonic() > deadline:
-                why = "ended" if gone else f"does not answer after {self._config.ready_seconds:g} s"
+                why = "ended" if gone else f"does not answer after {_FRONT_SECONDS:g} s"
                 raise TargetError(f"the front {why}; {front.log} ends: {processes.last_lines(Path(front.log))}")
             time.sleep(0.05)
 
@@ -451,6 +459,10 @@ def _end(process: ServerProcess, seconds: float) -> bool:
     pid = process_id(process)
     mark = processes.start_mark(pid) if pid else None
     return processes.stop(pid, mark, seconds) if pid and mark else True
+
+
+def _weights(backends: list[dict[str, Any]]) -> dict[str, int]:
+    return {backend["release"]: int(backend["weight"]) for backend in backends if backend["weight"]}
 
 
 def _same_routes(health: dict[str, Any] | None, backends: list[dict[str, Any]]) -> bool:

@@ -68,13 +68,17 @@ class Observation:
 
     @property
     def live(self) -> str | None:
-        """The release that answers the public address, or would if its processes ran.
+        """See live_release."""
+        stable, candidate = (one.digest if one else None for one in (self.stable, self.candidate))
+        return live_release(stable, candidate, self.routed)
 
-        The switch is the moment when the candidate gets everything, promoted or not.
-        """
-        if self.candidate and set(self.routed) == {self.candidate.digest}:
-            return self.candidate.digest
-        return self.stable.digest if self.stable else None
+
+def live_release(stable: str | None, candidate: str | None, routed: Mapping[str, int]) -> str | None:
+    """The release that answers the public address, or would if its processes ran.
+
+    The switch is the moment when the candidate gets everything, promoted or not.
+    """
+    return candidate if candidate and set(routed) == {candidate} else stable
 
 
 class Target(Protocol):

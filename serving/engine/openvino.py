@@ -27,7 +27,7 @@ from serving.engine.requests import Request, collect, stream
 from serving.release import GGUF_FILE, Release
 
 _EXACT = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
-_LOOP_TURNS = 4
+_LOOP_TURNS = 12
 _LOOP_PATIENCE_SECONDS = 0.25
 
 

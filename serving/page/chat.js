@@ -9,7 +9,6 @@ const EXAMPLES = [
   "Why is electricity sometimes cheaper when it is windy?",
 ];
 const STORAGE_KEY = "slipway.conversation";
-const LONGEST_ANSWER = 512;
 
 const element = (id) => document.getElementById(id);
 const log = element("log");
@@ -139,11 +138,9 @@ async function answer() {
   scroller.scrollTop = scroller.scrollHeight;
   try {
     for await (const piece of stream(answering.signal)) {
-      const follow = atEnd();
       turn.content += piece.text;
-      if (turn.content) text.textContent = turn.content;
+      if (turn.content) showSoon(text, turn);
       if (piece.finish === "length") turn.note = "The answer was cut at its longest allowed length.";
-      if (follow) scroller.scrollTop = scroller.scrollHeight;
     }
     if (!turn.content) turn.note = "The model had nothing to say.";
     say("The answer is complete.");
@@ -162,6 +159,17 @@ async function answer() {
   else drawState(); // the history was cleared meanwhile, and this answer with it
 }
 
+/** Draws once a frame: a fast model writes more tokens than a screen has frames. */
+function showSoon(text, turn) {
+  if (text.dataset.frame) return;
+  text.dataset.frame = requestAnimationFrame(() => {
+    delete text.dataset.frame;
+    const follow = atEnd();
+    text.textContent = turn.content;
+    if (follow) scroller.scrollTop = scroller.scrollHeight;
+  });
+}
+
 function finish(item, text, turn) {
   const follow = atEnd();
   item.removeAttribute("aria-busy");
@@ -173,7 +181,8 @@ function finish(item, text, turn) {
   keepHistory();
   drawState();
   if (follow) scroller.scrollTop = scroller.scrollHeight;
-  if (matchMedia("(hover: hover)").matches) question.focus({ preventScroll: true });
+  // On a touch screen this would open the keyboard over the answer.
+  if (!matchMedia("(pointer: coarse)").matches) question.focus({ preventScroll: true });
 }
 
 function retry(item, turn) {
@@ -211,21 +220,18 @@ async function request(signal) {
   let messages = turns
     .filter((turn) => turn.content)
     .map(({ role, content }) => ({ role, content }));
-  let maxTokens = LONGEST_ANSWER;
   while (true) {
     const response = await fetch("/v1/chat/completions", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ messages, max_tokens: maxTokens, stream: true }),
+      body: JSON.stringify({ messages, stream: true }),
       signal,
     });
     showRelease(response.headers.get("X-Slipway-Release"));
     if (response.ok) return response;
     const error = await readError(response);
     if (error.code !== "context_length_exceeded") throw new Refused(describe(response, error));
-    if (maxTokens) {
-      maxTokens = undefined; // the server's own default, which fits what room is left
-    } else if (messages.length > 1) {
+    if (messages.length > 1) {
       messages = messages.slice(messages[1].role === "assistant" ? 2 : 1);
       say("The oldest turns were left out: the conversation is too long for the model.");
     } else {

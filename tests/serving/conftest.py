@@ -20,6 +20,8 @@ from tests.serving.tiny import make_release
 
 MODEL = "energy-chat"
 _PROJECT = Path(__file__).resolve().parents[2]
+# A proxy of the environment leads to the internet, not to our own ports.
+os.environ["NO_PROXY"] = "127.0.0.1,localhost"
 
 
 @dataclass
@@ -112,4 +114,5 @@ def server(start_server: StartServer) -> Running:
 def endless_server(start_server: StartServer) -> Running:
     """Its answers run until they are cancelled; one may run, one may wait."""
     limits = {"SLIPWAY_MAX_RUNNING": "1", "SLIPWAY_MAX_WAITING": "1", "SLIPWAY_MAX_OUTPUT_TOKENS": "16000"}
+    limits["SLIPWAY_DEFAULT_OUTPUT_TOKENS"] = "16000"
     return start_server("endless", **limits)

@@ -100,7 +100,9 @@ def routes_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def front(routes_file: Path) -> Iterator[Running]:
     running = start(
-        ["serving.front", "--routes", str(routes_file)], routes_file.with_suffix(".log"), "/front/health",
+        ["serving.front", "--routes", str(routes_file)],
+        routes_file.with_suffix(".log"),
+        "/front/health",
         SLIPWAY_MAX_BODY_BYTES="4096",
     )
     yield running
@@ -193,9 +195,7 @@ def test_a_long_body_is_refused(front: Running, routes_file: Path, make_backend:
     assert httpx.post(front.url + "/name", content=b"x" * 4000).status_code == 200
 
 
-def test_a_client_that_leaves_closes_the_upstream(
-    front: Running, routes_file: Path, make_backend: MakeBackend
-) -> None:
+def test_a_client_that_leaves_closes_the_upstream(front: Running, routes_file: Path, make_backend: MakeBackend) -> None:
     backend = make_backend("a")
     set_routes(front, routes_file, backend.route(1))
     with httpx.stream("GET", front.url + "/slow") as reply:
@@ -253,5 +253,5 @@ async def _switch_under_load(
 
 
 def test_an_address_that_cannot_be_used_is_told_in_words(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="cannot listen on 203.0.113.1:.* choose another port"):
+    with pytest.raises(AssertionError, match=r"cannot listen on 203\.0\.113\.1:.* choose another port"):
         start(["serving.front", "--routes", str(tmp_path / "r")], tmp_path / "log", "/front/health", HOST="203.0.113.1")

@@ -174,7 +174,18 @@ JSON = {"Content-Type": "application/json"}
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/generate"])
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"null", b"5", b'"text"', b'{"prompt": NaN}', b"\xff\xfe", b"[" * 15_000, b'{"messages": {"a": 1}}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"5",
+        b'"text"',
+        b'{"prompt": NaN}',
+        b"\xff\xfe",
+        b"[" * 15_000,
+        b'{"messages": {"a": 1}}',
+    ],
 )
 def test_bodies_that_are_no_request(server: Running, path: str, content: bytes) -> None:
     reply = httpx.post(server.url + path, content=content, headers=JSON)

@@ -86,6 +86,12 @@ def test_bounds_are_finite_for_the_smallest_samples():
         assert min(values) <= interval.lower <= interval.difference <= interval.upper <= max(values)
 
 
+def test_where_bca_has_no_value_the_bound_is_the_extreme_difference(monkeypatch):
+    monkeypatch.setattr("components.quality_gate.statistics._bca", lambda *_: (float("nan"), float("inf")))
+    interval = mean_interval(np.array([-1.0, 0.0, 4.0]), confidence=0.95, resamples=999, seed=0)
+    assert (interval.lower, interval.difference, interval.upper) == (-1.0, 1.0, 4.0)
+
+
 def test_nothing_to_compare_is_refused():
     with pytest.raises(ValueError, match="no examples"):
         mean_interval(np.array([]), confidence=0.95, resamples=999, seed=0)

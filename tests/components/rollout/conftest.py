@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from components.rollout import deliver
@@ -94,19 +95,24 @@ class Place:
         """Digests whose servers run."""
         return {digest for digest, server in self.target().state().servers.items() if process_id(server)}
 
+    def processes(self) -> int:
+        """How many servers of this store's releases the machine runs, noted or not."""
+        lines = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+        return sum(any(word.startswith(str(self.store.releases)) for word in line) for line in lines)
+
     def settled_on(self, digest: str) -> None:
         """Exactly this release is live, answers, and nothing else runs."""
         seen = self.target().observe()
         assert seen.live == digest and seen.stable is not None and seen.stable.state == "ready"
         assert seen.in_force and dict(seen.routed) == {digest: 100}
         assert seen.candidate is None and seen.retired == ()
-        assert self.running() == {digest}
+        assert self.running() == {digest} and self.processes() == 1
 
 
 def stopped(place: Place) -> None:
     if service_names(place.store):
         deliver.down(place.store)
-        assert place.running() == set()
+    assert place.processes() == 0
 
 
 @pytest.fixture
@@ -120,7 +126,7 @@ def place(tmp_path):
 def served(tmp_path_factory):
     """A place with short deadlines where one good release is live: (place, its artifact)."""
     place = Place(tmp_path_factory.mktemp("served"))
-    place.config = place.config.model_copy(update={"ready_seconds": 2, "drain_seconds": 1})
+    place.config = place.config.model_copy(update={"ready_seconds": 3, "drain_seconds": 1})
     good = place.release("good")
     place.roll(good)
     yield place, good

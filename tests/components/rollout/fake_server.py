@@ -8,7 +8,8 @@ crash         ends at once
 hangs         ready, but no answer ever comes
 crash_later   ready, ends with the first answer it is asked for
 impostor      says that it serves another release
-sick_live     answers at its own address, fails once requests come through the front (no golden question alone)
+sick_live     answers at its own address, fails once requests come through the front
+stuck         good, but never ends an answer to anything but a golden question, nor itself while it has one
 """
 
 import argparse
@@ -79,6 +80,8 @@ def main():
                 if known["messages"] == request["messages"]:
                     break
             else:
+                if behaviour == "stuck":
+                    time.sleep(3600)
                 return self.answer(400, {"error": {"message": "only golden questions are answered"}})
             tokens = known["token_ids"]
             if behaviour == "wrong":

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -75,6 +76,47 @@ def test_a_live_release_whose_processes_died_is_started_again(place, dead):
     place.settled_on(place.digest(release))
 
 
+def test_a_live_release_whose_server_runs_and_does_not_answer_is_started_again(served):
+    place, good = served
+    server = place.target().state().servers[place.digest(good)]
+    os.kill(server.pid, signal.SIGSTOP)
+    assert place.roll(good)["action"] == "started again"
+    place.settled_on(place.digest(good))
+    assert place.target().state().servers[place.digest(good)].pid != server.pid
+
+
+def test_a_front_that_runs_and_does_not_answer_is_started_again(served):
+    place, good = served
+    front = place.target().state().fronts[str(place.config.port)]
+    os.kill(front.pid, signal.SIGSTOP)
+    assert place.roll(good)["action"] == "started again"
+    place.settled_on(place.digest(good))
+
+
+def test_an_answer_that_outlasts_the_drain_is_cut_off_and_said(place, capsys):
+    first, second = place.release("first", "stuck"), place.release("second")
+    place.config = place.config.model_copy(update={"drain_seconds": 1})
+    url = place.roll(first)["url"]
+    question = {"model": "chat", "messages": [{"role": "user", "content": "a story"}]}
+    asker = threading.Thread(target=lambda: httpx.post(f"{url}/v1/chat/completions", json=question, timeout=20))
+    asker.start()
+    while not place.target()._in_flight(place.target().observe().stable.url):
+        time.sleep(0.02)
+    place.roll(second)
+    place.settled_on(place.digest(second))
+    asker.join()
+    assert '"event": "cut_off"' in capsys.readouterr().out
+
+
+def test_a_front_that_cannot_start_leaves_nothing_and_says_why(place):
+    place.commands = replace(
+        place.commands, front=lambda *_: [sys.executable, "-S", "-c", "raise SystemExit('broken')"]
+    )
+    with pytest.raises(RolloutFailed, match=r"the front ended; .*front-\d+\.log ends: broken"):
+        place.roll(place.release("first"))
+    assert place.live() is None and place.running() == set()
+
+
 def test_after_down_the_next_rollout_starts_what_was_live(place):
     release = place.release("first")
     place.roll(release)
@@ -91,9 +133,9 @@ def test_after_down_the_next_rollout_starts_what_was_live(place):
     ("behaviour", "reason"),
     [
         ("wrong", r"golden answer 1 .*: token 2 is 13, expected is 12"),
-        ("never", "not ready within 2 s"),
+        ("never", "not ready within 3 s"),
         ("crash", r"its server ended with code 1; .*cannot read the weights"),
-        ("hangs", "no answer within 2 s"),
+        ("hangs", "no answer within 3 s"),
         ("crash_later", "golden answer 1"),
         ("impostor", "says that it serves sha256:0"),
         ("sick_live", "HTTP 500.*out of memory"),
@@ -191,7 +233,7 @@ def test_a_foreign_program_at_the_public_port_is_named(place):
     with socket.create_server(("127.0.0.1", place.config.port)):
         with pytest.raises(TargetError, match=rf"port {place.config.port} is in use"):
             deliver.require_port(place.store, place.config)
-        with pytest.raises(RolloutFailed, match=r"end that program, or set rollout\.port") as failure:
+        with pytest.raises(RolloutFailed, match=r"end that program .*, or set rollout\.port") as failure:
             place.roll(place.release("first"))
         assert str(os.getpid()) in str(failure.value) or sys.platform != "linux"
     assert place.live() is None and place.running() == set()
@@ -213,7 +255,7 @@ def test_the_public_port_can_change_between_rollouts(place):
 def test_what_the_gate_did_not_compare_with_is_not_replaced(place):
     first, second = place.release("first"), place.release("second")
     place.roll(first)
-    with pytest.raises(ChampionMoved, match="is live now, but the gate compared .* with nothing live"):
+    with pytest.raises(ChampionMoved, match=r"is live now, but the gate compared .* with nothing live"):
         place.roll(second, expected=None)
     with pytest.raises(ChampionMoved, match="with sha256:gone; run the pipeline again"):
         place.roll(second, expected="sha256:gone")
@@ -264,7 +306,7 @@ def test_going_back_needs_something_to_go_back_to(place):
         deliver.back(place.store)
     with pytest.raises(InputError, match="no such release is in the store"):
         deliver.back(place.store, "sha256:0123")
-    with pytest.raises(InputError, match="no chatter was rolled out from .*; known are chat"):
+    with pytest.raises(InputError, match=r"no chatter was rolled out from .*; known are chat"):
         deliver.back(place.store, service="chatter")
 
 

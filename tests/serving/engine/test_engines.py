@@ -146,5 +146,3 @@ def test_a_gguf_that_is_none_is_refused_in_words(tmp_path: Path) -> None:
 def test_a_directory_that_is_no_release_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match=r"has no release\.json"):
         open_engine(tmp_path)
-
-

@@ -1,0 +1,412 @@
+"""Training teaches, and whatever interrupts it, it ends in the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from components.finetune import train as train_module
+from components.finetune.batches import Document
+from components.finetune.config import TrainingConfig
+from components.finetune.train import load_trainable, train, validation_loss
+from components.finetune.trainer import Watch
+from components.step_config import InputError
+from components.store import tree_files
+from tests.components.finetune.conftest import write_split
+
+ROOT = Path(__file__).parents[3]
+RUN = {
+    "rank": 4,
+    "dropout": 0.2,
+    "learning_rate": 0.03,
+    "epochs": 2,
+    "batch_tokens": 300,
+    "accumulate": 2,
+    "checkpoint_steps": 2,
+    "threads": 1,
+}
+"""Twelve documents in packs of one or two: some eight optimizer steps, with a checkpoint after every other."""
+
+
+def events(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+class Interrupted(Exception):
+    """What a test stops a training with."""
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """`stop_after(step)` makes trainings die right after that optimizer step; `stop_after(None)` lets them be."""
+
+    def stop_after(step):
+        class Dies(Watch):
+            def on_step_end(self, args, state, control, **rest):
+                super().on_step_end(args, state, control, **rest)
+                if state.global_step == step:
+                    raise Interrupted
+
+        monkeypatch.setattr(train_module, "Watch", Dies)
+
+    return stop_after
+
+
+@pytest.fixture(scope="session")
+def finished(bases, examples, tmp_path_factory):
+    """`finished("llama", method="full")` is what a training leaves that nobody interrupts; made once."""
+    made = {}
+
+    def finished(architecture, **changes):
+        settings = {"method": "lora", **RUN, **changes}
+        key = (architecture, *sorted(settings.items()))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("finished")
+            train(TrainingConfig(**settings), bases[architecture], examples, made[key])
+        return made[key]
+
+    return finished
+
+
+# --- what a training does --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("architecture", "method", "falls"), [("llama", "lora", 0.02), ("gpt2", "lora", 0.02), ("llama", "full", 0.3)]
+)
+def test_it_learns(architecture, method, falls, finished):
+    """An adapter learns little on random embeddings that stay as they are."""
+    directory = finished(architecture, method=method)
+    summary = json.loads((directory / "training.json").read_text())
+    with (directory / "loss.csv").open() as file:
+        curve = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert len(curve) == summary["steps"] > 5
+    assert summary["train_loss"] == pytest.approx(sum(curve) / len(curve))
+    assert sum(curve[-3:]) / 3 < sum(curve[:3]) / 3 - falls
+    assert summary["validation_loss"] < summary["validation_loss_before"] - falls
+
+
+def test_the_summary_counts_what_was_trained(bases, documents, finished):
+    summary = json.loads((finished("llama") / "training.json").read_text())
+    assert summary["documents"] == 12
+    assert summary["tokens"] == 2 * sum(map(len, documents))
+    assert summary["supervised_tokens"] == 2 * sum(sum(document.supervised[1:]) for document in documents)
+    base = AutoModelForCausalLM.from_pretrained(bases["llama"] / "model")
+    assert summary["parameters"] - summary["trainable_parameters"] == base.num_parameters()
+
+
+def test_the_saved_adapter_on_the_base_has_the_summary_s_validation_loss(bases, examples, finished):
+    """So what is saved is what was trained, and GPT-2's transposed layers are merged the right way round."""
+    for architecture in ("llama", "gpt2"):
+        directory = finished(architecture)
+        base = load_trainable(TrainingConfig(method="full"), bases[architecture] / "model")
+        merged = PeftModel.from_pretrained(base, directory / "adapter").merge_and_unload()
+        loss = validation_loss(merged, train_module.read_documents(examples / "validation.parquet"), 300)
+        summary = json.loads((directory / "training.json").read_text())
+        assert loss == pytest.approx(summary["validation_loss"], abs=1e-5)
+
+
+def test_the_saved_full_model_has_the_summary_s_validation_loss(examples, finished):
+    directory = finished("llama", method="full")
+    model = load_trainable(TrainingConfig(method="full"), directory / "model")
+    loss = validation_loss(model, train_module.read_documents(examples / "validation.parquet"), 300)
+    assert loss == pytest.approx(json.loads((directory / "training.json").read_text())["validation_loss"], abs=1e-6)
+
+
+def test_lora_adapts_the_conv1d_layers_of_gpt2_and_not_its_head(finished):
+    adapter = load_file(finished("gpt2") / "adapter" / "adapter_model.safetensors")
+    layers = {name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in adapter}
+    inside = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    assert layers == {f"transformer.h.{block}.{layer}" for block in (0, 1) for layer in inside}
+    assert all(weight.abs().max() > 0 for weight in adapter.values()), "each of them was trained"
+
+
+def test_chosen_layers_alone_are_adapted(bases):
+    model = load_trainable(TrainingConfig(target_modules=["q_proj", "v_proj"]), bases["llama"] / "model")
+    weights = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    trained = {name.split(".lora_")[0].rpartition(".")[2] for name in weights}
+    assert trained == {"q_proj", "v_proj"}
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_only_the_result_is_left_and_no_trace_of_where_it_was_made(method, bases, finished):
+    directory = finished("llama", method=method)
+    names = {"lora": {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}}
+    names["full"] = {"model/config.json", "model/generation_config.json", "model/model.safetensors"}
+    assert tree_files(directory).keys() == names[method] | {"loss.csv", "loss.html", "training.json"}
+    for path in directory.rglob("*"):
+        if path.is_file():
+            assert str(bases["llama"]).encode() not in path.read_bytes(), path
+
+
+def test_the_full_model_keeps_the_base_s_configuration(bases, finished):
+    """use_cache among it: Trainer switches it off, and a server that reads it would answer without a cache."""
+    saved = json.loads((finished("llama", method="full") / "model" / "config.json").read_text())
+    assert saved == json.loads((bases["llama"] / "model" / "config.json").read_text())
+
+
+def test_max_train_tokens_ends_the_training_early(bases, examples, tmp_path):
+    config = TrainingConfig(**RUN | {"max_train_tokens": 900})
+    summary = train(config, bases["llama"], examples, tmp_path)
+    assert 300 < summary.tokens <= 900
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_in_bfloat16_what_is_trained_stays_float32(method, bases, examples, tmp_path):
+    config = TrainingConfig(**RUN | {"method": method, "dtype": "bfloat16", "max_train_tokens": 300})
+    train(config, bases["llama"], examples, tmp_path)
+    (file,) = tmp_path.rglob("*.safetensors")
+    assert {weight.dtype for weight in load_file(file).values()} == {torch.float32}
+    frozen = load_trainable(config, bases["llama"] / "model").get_input_embeddings().weight
+    assert frozen.dtype == (torch.bfloat16 if method == "lora" else torch.float32)
+
+
+@pytest.mark.parametrize(("threads", "used"), [(1, 1), (0, 2)])
+def test_threads_are_what_the_run_file_says_and_0_leaves_them_alone(threads, used, bases, examples, tmp_path):
+    torch.set_num_threads(2)
+    try:
+        train(TrainingConfig(**RUN | {"threads": threads, "max_train_tokens": 80}), bases["llama"], examples, tmp_path)
+        assert torch.get_num_threads() == used
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_without_a_supervised_token_there_is_nothing_to_learn(bases, documents, tmp_path):
+    # the first token is supervised in each, but nothing comes before it that could predict it
+    silent = [Document(each.input_ids, [True] + [False] * (len(each) - 1)) for each in documents]
+    write_split(tmp_path, "train", silent)
+    write_split(tmp_path, "validation", documents[:2])
+    with pytest.raises(InputError, match="no training example has an answer"):
+        train(TrainingConfig(**RUN), bases["llama"], tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_an_example_that_the_base_cannot_read_is_refused_before_training(split, bases, documents, tmp_path):
+    long = Document(documents[0].input_ids * 10, documents[0].supervised * 10)
+    write_split(tmp_path, "train", documents)
+    write_split(tmp_path, "validation", documents[:2])
+    write_split(tmp_path, split, [long, *documents[:2]])
+    with pytest.raises(InputError, match=r"the base reads 512; set data\.max_tokens to 512"):
+        train(TrainingConfig(**RUN), bases["gpt2"], tmp_path, tmp_path / "out")
+
+
+# --- stopped and started again ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("architecture", "method", "steps"), [("llama", "lora", [5]), ("gpt2", "lora", [1, 7]), ("llama", "full", [3, 5])]
+)
+def test_stopped_and_resumed_it_ends_in_the_same_bytes(
+    architecture, method, steps, bases, examples, finished, stop_after, tmp_path, capsys
+):
+    """In the middle of an epoch and between checkpoints, with dropout, and two packs to a step."""
+    expected = tree_files(finished(architecture, method=method))
+    config = TrainingConfig(**RUN | {"method": method})
+    for step in steps:
+        stop_after(step)
+        with pytest.raises(Interrupted):
+            train(config, bases[architecture], examples, tmp_path)
+    stop_after(None)
+    train(config, bases[architecture], examples, tmp_path)
+    assert tree_files(tmp_path) == expected
+    resumed = [event["checkpoint"] for event in events(capsys) if event["event"] == "resumed"]
+    assert resumed[-1] == f"checkpoint-{steps[-1] // 2 * 2}"
+
+
+def test_dropout_matters_here(finished):
+    """Else the tests of resuming would not see random state that is lost."""
+    weights = "adapter/adapter_model.safetensors"
+    assert tree_files(finished("llama"))[weights] != tree_files(finished("llama", dropout=0.0))[weights]
+
+
+def test_another_seed_trains_other_weights(finished):
+    weights = "adapter/adapter_model.safetensors"
+    assert tree_files(finished("llama"))[weights] != tree_files(finished("llama", seed=1))[weights]
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "optimizer truncated": (truncate, "optimizer.pt"),
+    "weights flipped": (flip_a_bit, "adapter_model.safetensors"),
+    "random state gone": (Path.unlink, "rng_state.pth"),
+    "never sealed": (Path.unlink, "sealed.json"),
+}
+
+
+@pytest.fixture(scope="session")
+def stopped(bases, examples, tmp_path_factory):
+    """A training that died after its fifth step, with checkpoints of the second and the fourth."""
+    directory = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Watch, "on_step_end", _die_at_5)
+        with pytest.raises(Interrupted):
+            train(TrainingConfig(**RUN), bases["llama"], examples, directory)
+    return directory
+
+
+def _die_at_5(self, args, state, control, **_):
+    if state.global_step == 5:
+        raise Interrupted
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_discarded_and_the_one_before_resumed(
+    damage, stopped, bases, examples, finished, tmp_path, capsys
+):
+    directory = shutil.copytree(stopped, tmp_path / "run")
+    change, name = DAMAGES[damage]
+    change(directory / "checkpoints" / "checkpoint-4" / name)
+    train(TrainingConfig(**RUN), bases["llama"], examples, directory)
+    said = [(event["event"], event["checkpoint"]) for event in events(capsys) if "checkpoint" in event]
+    assert said == [("discarded", "checkpoint-4"), ("resumed", "checkpoint-2")]
+    assert tree_files(directory) == tree_files(finished("llama"))
+
+
+def test_when_every_checkpoint_is_damaged_it_starts_anew(stopped, bases, examples, finished, tmp_path, capsys):
+    directory = shutil.copytree(stopped, tmp_path / "run")
+    for checkpoint in (directory / "checkpoints").iterdir():
+        flip_a_bit(checkpoint / "optimizer.pt")
+    train(TrainingConfig(**RUN), bases["llama"], examples, directory)
+    assert "resumed" not in [event["event"] for event in events(capsys)]
+    assert tree_files(directory) == tree_files(finished("llama"))
+
+
+def test_killed_while_tidying_up_it_does_not_train_again(stopped, bases, examples, finished, tmp_path, monkeypatch):
+    directory = shutil.copytree(finished("llama"), tmp_path / "run")
+    shutil.copytree(stopped / "checkpoints", directory / "checkpoints")
+    (directory / "checkpoints" / "checkpoint-4" / "optimizer.pt").unlink()
+    monkeypatch.setattr(train_module, "PackedTrainer", None)
+    summary = train(TrainingConfig(**RUN), bases["llama"], examples, directory)
+    assert summary.steps > 5
+    assert tree_files(directory) == tree_files(finished("llama"))
+
+
+# --- killed ----------------------------------------------------------------------------------------------------
+
+
+class KillableRuns:
+    """Talks with killable_runs.py."""
+
+    def __init__(self):
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.components.finetune.killable_runs"],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+        self._process.stderr.close()
+
+    def run(self, order, kill_after_seconds=None):
+        """Events of one run, and whether it was killed; fails the test when it ended in another way."""
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        said = []
+        while True:
+            line = json.loads(self._process.stdout.readline())
+            if "started" in line and kill_after_seconds is not None:
+                time.sleep(kill_after_seconds)
+                os.kill(line["started"], signal.SIGKILL)
+            if "ended" in line:
+                assert line["ended"] in (0, signal.SIGKILL), self._process.stderr.read()
+                return said, line["ended"] == signal.SIGKILL
+            said.append(line)
+
+
+@pytest.fixture(scope="module")
+def killable_runs():
+    runs = KillableRuns()
+    yield runs
+    runs.close()
+
+
+def order(directory, base, examples, method):
+    return {
+        "store": str(directory / "store"),
+        "base": str(base),
+        "examples": str(examples),
+        "training": RUN | {"method": method},
+        "output": str(directory / "output"),
+    }
+
+
+def unsealed(directory):
+    return [path for path in directory.glob("store/**/checkpoint-*") if not (path / "sealed.json").is_file()]
+
+
+def changes_of(said):
+    return next(line["changes"] for line in said if "changes" in line)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_killed_wherever_it_writes_and_run_again_it_ends_in_the_same_bytes(
+    method, killable_runs, bases, examples, finished, tmp_path
+):
+    """SIGKILL just before files are changed: twice inside a checkpoint, then wherever chance has it."""
+    wanted = order(tmp_path, bases["llama"], examples, method)
+    for name in ("trainer_state.json", "sealed.json"):
+        _, killed = killable_runs.run(wanted | {"die_at": [name, 2]})
+        assert killed
+        assert len(unsealed(tmp_path)) == 1, f"it died inside a checkpoint, before {name}"
+    chance = random.Random(len(method))
+    for _ in range(3):
+        killable_runs.run(wanted | {"die_at": chance.randint(5, 60)})
+    killable_runs.run(wanted | {"die_at": ["training.json", 1]})
+    _, killed = killable_runs.run(wanted)
+    assert not killed
+    assert tree_files(tmp_path / "output") == tree_files(finished("llama", method=method))
+
+
+@pytest.mark.slow
+def test_killed_at_any_time_and_run_again_it_ends_in_the_same_bytes(killable_runs, bases, examples, finished, tmp_path):
+    """SIGKILL from outside, whatever the process is doing; the lock dies with it."""
+    wanted = order(tmp_path, bases["llama"], examples, "lora")
+    chance = random.Random()
+    deaths = 0
+    for _ in range(4):
+        _, killed = killable_runs.run(wanted, kill_after_seconds=chance.uniform(0.2, 1.2))
+        deaths += killed
+    said, killed = killable_runs.run(wanted)
+    assert deaths and not killed
+    assert "waiting" not in [line.get("event") for line in said]
+    assert tree_files(tmp_path / "output") == tree_files(finished("llama"))
+
+
+def test_killed_after_the_training_it_is_not_repeated(killable_runs, bases, examples, finished, tmp_path):
+    wanted = order(tmp_path, bases["llama"], examples, "lora")
+    _, killed = killable_runs.run(wanted | {"die_at": ["manifest.json", 1]})
+    assert killed
+    said, _ = killable_runs.run(wanted)
+    assert [line["event"] for line in said if "event" in line] == ["stored"]
+    assert tree_files(tmp_path / "output") == tree_files(finished("llama"))

@@ -1,0 +1,161 @@
+"""Every step asks for what its profile says, GPU steps find their nodes, and nothing else keeps others off them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+
+from pipelines.placement import PROFILES, Placement, Resources
+from pipelines.run_config import RunConfig
+from tests.pipelines import ir
+
+GPU_PROFILES = [name for name in PROFILES if name != "cpu"]
+ACCELERATOR_LABEL = "cloud.google.com/gke-accelerator"
+SPOT_LABEL = "cloud.google.com/gke-spot"
+
+
+def find_misplaced(pipeline: ir.Pipeline, placement: Placement) -> list[str]:
+    """Steps whose pod asks for something else than the profile says, a sentence each."""
+    problems: list[str] = []
+    for step in pipeline.steps():
+        wanted = placement.of(step.replace("-", "_"))
+        asked = pipeline.container(step).resources
+        found = {
+            "cpu": (asked.resource_cpu_request, asked.resource_cpu_limit),
+            "memory": (asked.resource_memory_request, asked.resource_memory_limit),
+            "accelerator": (asked.accelerator.resource_type, asked.accelerator.resource_count),
+            **node_rules(pipeline, step),
+        }
+        expected = {
+            "cpu": (wanted.cpu, wanted.cpu),
+            "memory": (wanted.memory, wanted.memory),
+            "accelerator": ("nvidia.com/gpu", str(wanted.gpus)) if wanted.gpus else ("", ""),
+            "nodes": wanted_labels(wanted),
+            "tolerations": wanted_tolerations(wanted),
+        }
+        wrong = [name for name in expected if found[name] != expected[name]]
+        problems += [f"{step}: {name} is {found[name]}, not {expected[name]}" for name in wrong]
+    return problems
+
+
+def node_rules(pipeline: ir.Pipeline, step: str) -> dict[str, Any]:
+    """The labels that a step's node must have, and the taints that it may have."""
+    config = pipeline.kubernetes.get(pipeline.executor_of(step))
+    if config is None:
+        return {"nodes": {}, "tolerations": set()}
+    tolerated = {one.key for one in config.tolerations if (one.operator, one.effect) == ("Exists", "NoSchedule")}
+    return {"nodes": dict(config.node_selector.labels), "tolerations": tolerated}
+
+
+def wanted_labels(resources: Resources) -> dict[str, str]:
+    labels = {ACCELERATOR_LABEL: resources.accelerator} if resources.gpus else {}
+    return labels | ({SPOT_LABEL: "true"} if resources.spot else {})
+
+
+def wanted_tolerations(resources: Resources) -> set[str]:
+    return {key for key, wanted in (("nvidia.com/gpu", resources.gpus), (SPOT_LABEL, resources.spot)) if wanted}
+
+
+# --- the profiles ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_file_may_name_exactly_the_profiles():
+    assert list(get_args(RunConfig.model_fields["placement"].annotation)) == list(PROFILES)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_profile_names_steps_of_the_pipeline(compiled, profile):
+    steps = {name.replace("-", "_") for name in ir.parse(compiled("laptop", profile)).steps()}
+    assert set(PROFILES[profile].steps) <= steps
+
+
+@pytest.mark.parametrize("profile", GPU_PROFILES)
+def test_a_gpu_profile_trains_and_scores_on_gpus(profile):
+    for step in ("finetune", "evaluate"):
+        resources = PROFILES[profile].of(step)
+        assert resources.gpus >= 1
+        assert resources.accelerator.startswith("nvidia-")
+
+
+def test_the_cpu_profile_asks_for_no_gpu():
+    assert [step for step, resources in PROFILES["cpu"].steps.items() if resources.gpus or resources.spot] == []
+
+
+def test_a_step_without_an_entry_is_small():
+    placement = Placement(small=Resources("1", "1Gi"), steps={"finetune": Resources("8", "8Gi")})
+    assert placement.of("finetune").cpu == "8"
+    assert placement.of("stop") == Resources("1", "1Gi")
+
+
+# --- as compiled -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_step_is_placed(compiled, profile):
+    pipeline = ir.parse(compiled("laptop", profile))
+    assert find_misplaced(pipeline, PROFILES[profile]) == []
+    assert all(pipeline.container(step).resources.cpu_request > 0 for step in pipeline.steps())
+    assert all(pipeline.container(step).resources.memory_limit > 0 for step in pipeline.steps())
+
+
+def test_the_cpu_profile_needs_no_platform_document(compiled):
+    """Vertex AI refuses a pipeline of two documents."""
+    assert len(compiled("laptop", "cpu")) == 1
+
+
+def test_eight_gpus_are_eight(compiled):
+    accelerator = ir.parse(compiled("laptop", "h100x8")).container("finetune").resources.accelerator
+    assert (accelerator.resource_count, accelerator.resource_type) == ("8", "nvidia.com/gpu")
+
+
+Mutation = Callable[[dict[str, Any], dict[str, Any]], object]
+
+
+def resources(spec: dict[str, Any], step: str) -> dict[str, Any]:
+    return spec["deploymentSpec"]["executors"][f"exec-{step}"]["container"]["resources"]
+
+
+def nodes(platform: dict[str, Any], step: str) -> dict[str, Any]:
+    return platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{step}"]
+
+
+MISTAKES: dict[str, tuple[Mutation, str]] = {
+    "no accelerator": (lambda s, _: resources(s, "finetune").pop("accelerator"), "finetune: accelerator is ('', '')"),
+    "two accelerators": (
+        lambda s, _: resources(s, "finetune")["accelerator"].update(resourceCount="2"),
+        "finetune: accelerator is ('nvidia.com/gpu', '2')",
+    ),
+    "an accelerator too many": (
+        lambda s, _: resources(s, "stop").update(accelerator=resources(s, "finetune")["accelerator"]),
+        "stop: accelerator is ",
+    ),
+    "no cpu": (lambda s, _: resources(s, "stop").pop("resourceCpuRequest"), "stop: cpu is ('', '1')"),
+    "another memory limit": (
+        lambda s, _: resources(s, "evaluate").update(resourceMemoryLimit="64Gi"),
+        "evaluate: memory is ('28Gi', '64Gi')",
+    ),
+    "any node": (lambda _, p: nodes(p, "finetune").pop("nodeSelector"), "finetune: nodes is {}"),
+    "another GPU's node": (
+        lambda _, p: nodes(p, "finetune")["nodeSelector"]["labels"].update({ACCELERATOR_LABEL: "nvidia-tesla-t4"}),
+        "finetune: nodes is ",
+    ),
+    "no toleration": (lambda _, p: nodes(p, "evaluate").pop("tolerations"), "evaluate: tolerations is set()"),
+    "a toleration that never matches": (
+        lambda _, p: nodes(p, "evaluate")["tolerations"][0].update(effect="NoExecute"),
+        "evaluate: tolerations is ",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_misplaced_step_is_seen(compiled, mistake):
+    plant, says = MISTAKES[mistake]
+    documents = compiled("laptop", "l4")
+    plant(*documents)
+    assert [problem for problem in find_misplaced(ir.parse(documents), PROFILES["l4"]) if problem.startswith(says)]
+
+
+def test_another_profile_is_seen(compiled):
+    assert find_misplaced(ir.parse(compiled("laptop", "l4")), PROFILES["a100"])

@@ -1,0 +1,138 @@
+"""What all routes share, with a hand-written engine in place of a model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+
+import pytest
+
+from serving.engine import Delta, EngineError, Sampling
+from serving.errors import RequestError
+from serving.generation import Generator, Options
+from serving.release import read_release
+from serving.settings import Settings, read_settings
+from tests.serving.tiny import CONTEXT, make_release
+
+QUESTION = [{"role": "user", "content": "Why?"}]
+
+
+class ScriptedEngine:
+    """Gives the deltas that it is told to give; an error ends them."""
+
+    failure: str | None = None
+
+    def __init__(self, *script: Delta | EngineError):
+        self.script = script
+        self.asked: list[Sampling] = []
+        self.closed_early = 0
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+        self.asked.append(sampling)
+        try:
+            for item in self.script:
+                await asyncio.sleep(0)
+                if isinstance(item, EngineError):
+                    raise item
+                yield item
+        except GeneratorExit:
+            self.closed_early += 1
+            raise
+
+    def greedy(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
+        raise NotImplementedError
+
+    def close(self) -> None: ...
+
+
+def make(directory: Path, engine: ScriptedEngine, settings: Settings | None = None) -> Generator:
+    return Generator("energy-chat", directory, read_release(directory), engine, settings or read_settings({}))
+
+
+@pytest.fixture(scope="module")
+def directory(releases: dict[str, Path]) -> Path:
+    return releases["openvino"]
+
+
+def test_an_engine_that_fails_is_a_503_with_its_words(directory: Path) -> None:
+    generator = make(directory, ScriptedEngine(Delta([300], None), EngineError("out of memory")))
+    with pytest.raises(RequestError, match="the engine failed: out of memory") as caught:
+        asyncio.run(generator.answer(generator.plan_chat(QUESTION, Options())))
+    assert caught.value.status_code == 503
+    assert generator.admission.running == generator.admission.waiting == 0
+
+
+def test_a_stop_string_split_over_tokens_closes_the_engine_early(directory: Path) -> None:
+    tokenizer = make(directory, ScriptedEngine()).tokenizer
+    deltas = [Delta([token_id], None) for token_id in tokenizer.encode("warm air END more")]
+    engine = ScriptedEngine(*deltas, Delta([2], "stop"))
+    generator = make(directory, engine)
+
+    async def texts(*stop: str) -> list[str]:
+        plan = generator.plan_chat(QUESTION, Options(stop=stop))
+        return [piece.text async for piece in generator.stream(plan)]
+
+    assert len(tokenizer.encode("END")) > 1
+    assert "".join(asyncio.run(texts("END"))) == "warm air "
+    assert engine.closed_early == 1
+    # What looked like a beginning of the stop string and was none is given out after all.
+    assert "".join(asyncio.run(texts("ENDLESS", "warmth"))) == "warm air END more"
+
+
+@pytest.mark.parametrize(
+    ("config", "asked", "expected"),
+    [
+        ({}, Options(), {"temperature": 0.0, "top_p": 1.0, "top_k": 0}),
+        ({"temperature": 0.6}, Options(), {"temperature": 0.0}),
+        ({"do_sample": True}, Options(), {"temperature": 1.0}),
+        (
+            {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "repetition_penalty": 1.1},
+            Options(),
+            {"temperature": 0.6, "top_p": 0.9, "top_k": 20, "repetition_penalty": 1.1},
+        ),
+        ({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, Options(temperature=0), {"temperature": 0}),
+        ({"do_sample": True, "top_p": 0.9}, Options(top_p=0.5, seed=-1), {"top_p": 0.5, "seed": 2**32 - 1}),
+    ],
+)
+def test_defaults_come_from_the_release(
+    config: dict[str, object], asked: Options, expected: dict[str, float], tmp_path: Path
+) -> None:
+    make_release(tmp_path / "release", **config)
+    sampling = make(tmp_path / "release", ScriptedEngine()).plan_chat(QUESTION, asked).sampling
+    assert {name: getattr(sampling, name) for name in expected} == expected
+
+
+def test_an_answer_without_max_tokens_gets_the_room_there_is(directory: Path) -> None:
+    generator = make(directory, ScriptedEngine())
+    prompt = [5] * (CONTEXT - 10)
+    assert generator.plan(prompt, Options()).sampling.max_tokens == 10
+    assert generator.plan([5], Options()).sampling.max_tokens == read_settings({}).default_output_tokens - 1
+    with pytest.raises(RequestError, match="ask for at most 10"):
+        generator.plan(prompt, Options(max_tokens=11))
+    with pytest.raises(RequestError, match=f"the prompt has {CONTEXT} tokens"):
+        generator.plan([5] * CONTEXT, Options())
+
+
+def test_one_more_than_may_wait_is_refused_and_leaving_makes_room(directory: Path) -> None:
+    settings = read_settings({"SLIPWAY_MAX_RUNNING": "2", "SLIPWAY_MAX_WAITING": "1"})
+    endless = [Delta([300], None)] * 10_000
+    generator = make(directory, ScriptedEngine(*endless), settings)
+    plan = generator.plan_chat(QUESTION, Options())
+
+    async def crowd() -> None:
+        streams = [generator.stream(plan) for _ in range(4)]
+        await asyncio.gather(anext(streams[0]), anext(streams[1]))
+        waiting = asyncio.ensure_future(anext(streams[2]))
+        await asyncio.sleep(0.01)
+        assert (generator.admission.running, generator.admission.waiting) == (2, 1)
+        with pytest.raises(RequestError) as refused:
+            await anext(streams[3])
+        assert refused.value.status_code == 429 and refused.value.headers == {"Retry-After": "1"}
+        await streams[0].aclose()
+        assert (await waiting).token_ids == [300]
+        await streams[1].aclose()
+        await streams[2].aclose()
+        assert (generator.admission.running, generator.admission.waiting) == (0, 0)
+
+    asyncio.run(crowd())
