@@ -1,9 +1,9 @@
 """Runs `finetune` through the store for each line that it reads, each in a process of its own that may be killed.
 
-A line is JSON: {"store", "base", "examples", "training", "output", "die_at"?}. `die_at` is a number (the process kills
-itself with SIGKILL just before it changes a file for the so-manieth time) or [file name, n] (before it opens a file of
-that name for writing for the n-th time). What it prints, besides the step's own events: {"started": process id}, and
-{"ended": exit status as os.waitpid gives it, "changes": how many files were changed, when it ran to its end}.
+A line is JSON: {"store", "base", "examples", "training", "output", "die_at"?, "kill_after_seconds"?}. `die_at` is a
+number (the process kills itself with SIGKILL just before it changes a file for the so-manieth time) or [file name, n]
+(before it opens a file of that name for writing for the n-th time). What it prints, besides the step's own events:
+{"ended": exit status as os.waitpid gives it}.
 
 The processes are forked from one that has imported everything and computed nothing, since importing takes seconds.
 """
@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -34,30 +35,26 @@ class Assassin:
     """An audit hook that counts changes below a directory and kills the process before a chosen one."""
 
     def __init__(self, directory: str, die_at: int | list[Any] | None):
-        self._directory, self._die_at = directory, die_at
-        self.changes = self._opened = 0
+        self._directory = directory
+        self._name, self._last = die_at if isinstance(die_at, list) else ("", die_at)
+        self._count = 0
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        path = str(arguments[0]) if arguments else ""
-        writes = event == "open" and bool(arguments[2] & (os.O_WRONLY | os.O_RDWR)) if event == "open" else False
-        if not (writes or event in _CHANGES) or not path.startswith(self._directory):
+        writes = event == "open" and bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        if not writes and (self._name or event not in _CHANGES):
             return
-        self.changes += 1
-        if isinstance(self._die_at, list):
-            self._opened += self._die_at[0] in Path(path).name and writes
-            last = self._opened == self._die_at[1]
-        else:
-            last = self.changes == self._die_at
-        if last:
-            os.kill(os.getpid(), signal.SIGKILL)
+        path = str(arguments[0])
+        if path.startswith(self._directory) and self._name in Path(path).name:
+            self._count += 1
+            if self._count == self._last:
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def work(order: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     config = TrainingConfig(**order["training"])
     base, examples = Path(order["base"]), Path(order["examples"])
-    assassin = Assassin(order["store"], order.get("die_at"))
-    sys.addaudithook(assassin)
+    sys.addaudithook(Assassin(order["store"], order.get("die_at")))
     Store(RunSettings(name="killed", store=order["store"])).produce(
         "finetune",
         config.model_dump(),
@@ -65,7 +62,14 @@ def work(order: dict[str, Any]) -> None:
         Path(order["output"]),
         lambda directory: train(config, base, examples, directory) and None,
     )
-    print(json.dumps({"changes": assassin.changes}), flush=True)
+
+
+def wait(child: int, seconds: float | None) -> int:
+    """Exit status of the child, which is killed when it has not ended by itself after so many seconds."""
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)  # it was not waited for, so its id is still its own
+    return os.waitpid(child, 0)[1]
 
 
 def main() -> None:
@@ -78,9 +82,7 @@ def main() -> None:
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)
-        print(json.dumps({"started": child}), flush=True)
-        _, status = os.waitpid(child, 0)
-        print(json.dumps({"ended": status}), flush=True)
+        print(json.dumps({"ended": wait(child, json.loads(line).get("kill_after_seconds"))}), flush=True)
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def test_accumulated_packs_are_one_batch_not_a_mean_of_means(architecture, load,
         reference.set_attn_implementation("eager")
         expected = reference(**padded(batch), use_cache=False).loss
         expected.backward()
-        assert loss == pytest.approx(float(expected), abs=1e-5)
+        assert loss == pytest.approx(expected.item(), abs=1e-5)
         for name, gradient in gradients(reference).items():
             torch.testing.assert_close(seen[name], gradient, **CLOSE)
 
