@@ -31,7 +31,7 @@ _EVENT = '{"event": '
 _RAISED = re.compile(r"^(?:([\w.]+)\.)?(\w+)(?:: ?(.*))?$")
 _OURS = ("components", "pipelines", "serving")
 _LONGEST_FAILURE = 400
-_NOTEWORTHY = ("waiting", "resumed", "discarded", "replaced", "skipped", "sampling", "rollout", "cut_off")
+_NOTEWORTHY = ("waiting", "resumed", "discarded", "replaced", "skipped", "sampling", "scoring", "rollout", "cut_off")
 _PLAIN_SECONDS = 15
 """How often a step without a terminal says how far it is."""
 

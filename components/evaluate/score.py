@@ -1,4 +1,7 @@
-"""How well a release predicts the reference answers: summed negative log-likelihood of each, in nats."""
+"""How well a release predicts the reference answers: summed negative log-likelihood of each, in nats.
+
+Axes: B conversations, T tokens, K positions whose logits are needed, N counted tokens of a conversation, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from components.chat import Encoded, Message, encode, load_tokenizer
-from components.progress import Progress
+from components.progress import Progress, say
 from components.step_config import InputError
 from serving.engine.weights import load_weights
 from serving.release import SYSTEM_PROMPT_FILE, read_release
@@ -83,7 +86,8 @@ def score_release(
 def _nll_sums(model: Any, encoded: Sequence[Encoded], batch_tokens: int, name: str) -> list[float]:
     """Summed nats over the supervised tokens of each conversation."""
     sums = [0.0] * len(encoded)
-    progress = Progress("evaluate", sum(len(item.input_ids) for item in encoded), f"tokens of {name}")
+    progress = Progress("evaluate", sum(len(item.input_ids) for item in encoded), "tokens")
+    say("scoring", step="evaluate", model=name, conversations=len(encoded))
     for batch in _batches([len(item.input_ids) for item in encoded], batch_tokens):
         input_ids_BT, labels_BT, attention_BT = _pad([encoded[index] for index in batch], model.device)
         targets_BT = labels_BT[:, 1:]

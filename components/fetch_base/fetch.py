@@ -17,7 +17,7 @@ from components.fetch_base.config import BaseConfig
 from components.fetch_base.scratch import make_scratch
 from components.progress import say
 from components.step_config import InputError
-from components.store import content_digest, sha256_json, tree_files
+from components.store import MANIFEST_FILE, sha256_json, tree_files
 from serving.release import GGUF_FILE, Origin, verify_release
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ _CONVERT = (
     "convert it once, where you trust it: AutoModelForCausalLM.from_pretrained(SOURCE).save_pretrained(FOLDER), "
     "then name that FOLDER as base.source"
 )
+# what a release or the store writes beside a model
+_NOT_OF_A_MODEL = ("release.json", "golden.json", "system_prompt.txt", MANIFEST_FILE)
 _TOKENIZER = re.compile(r"tokenizer\.json|tekken\.json|vocab\..+|.+\.model")
 
 
@@ -79,7 +81,8 @@ def source_identity(config: BaseConfig, champion: Path) -> str:
         # what a file system tells of a file without reading it: size and time, an ETag or a generation
         return sha256_json({path: file_system.ukey(path) for path in sorted(file_system.find(folder))})
     path = Path(config.source)
-    return content_digest(path) if path.is_dir() else ""
+    # not content_digest: a folder of somebody else's may hold a manifest.json that is not the store's
+    return sha256_json(tree_files(path)) if path.is_dir() else ""
 
 
 def _from_hub(name: str, config: BaseConfig, model: Path) -> None:
@@ -208,8 +211,7 @@ def _copy_model(found: Path, model: Path) -> None:
         raise InputError(f"{found} holds no safetensors weights; if the model has others, {_CONVERT}")
     wanted = (".json", ".safetensors", ".jinja", ".txt", ".model")
     for path in files:
-        # release.json and golden.json belong to a release, not to a model
-        if path.suffix in wanted and path.name not in ("release.json", "golden.json", "system_prompt.txt"):
+        if path.suffix in wanted and path.name not in _NOT_OF_A_MODEL:
             shutil.copy2(path, model / path.name)
 
 

@@ -222,8 +222,6 @@ def _validation_loss_before(
 def _save_trained(config: TrainingConfig, model: PreTrainedModel, base: Path, directory: Path) -> None:
     """Write `adapter/` or `model/`, the same bytes on every machine and after every kill."""
     target = directory / ("adapter" if config.method == "lora" else "model")
-    if target.exists():  # a killed run's half-written one
-        shutil.rmtree(target)
     if config.method == "full":
         model.save_pretrained(target)
         return

@@ -90,18 +90,23 @@ class Watch(TrainerCallback):
 
     def __init__(self, dataset: PackedDataset, accumulate: int):
         self._dataset, self._accumulate = dataset, accumulate
-        self._progress: Progress | None = None
+        self._progress = Progress("finetune", self._tokens(0, len(dataset)), "tokens")
+
+    def _tokens(self, first: int, end: int) -> int:
+        """Tokens of the packs [first, end)."""
+        return sum(self._dataset.tokens(index) for index in range(first, min(end, len(self._dataset))))
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # the clock starts here, not when the callback is made; a resumed training begins behind what is done
+        done = self._tokens(0, state.global_step * self._accumulate)
+        self._progress = Progress("finetune", self._tokens(0, len(self._dataset)), "tokens", done)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        packs = len(self._dataset)
-        first = (state.global_step - 1) * self._accumulate
-        tokens = sum(self._dataset.tokens(index) for index in range(first, min(first + self._accumulate, packs)))
-        if self._progress is None:
-            done = sum(self._dataset.tokens(index) for index in range(first))
-            total = sum(self._dataset.tokens(index) for index in range(packs))
-            self._progress = Progress("finetune", total, "tokens", done)
+        end = state.global_step * self._accumulate
         last = state.log_history[-1] if state.log_history else {}
-        self._progress.advance(tokens, **({"loss": last["loss"]} if "loss" in last else {}))
+        self._progress.advance(
+            self._tokens(end - self._accumulate, end), **({"loss": last["loss"]} if "loss" in last else {})
+        )
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         assert args.output_dir is not None  # train() sets it

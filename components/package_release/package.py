@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from components.chat import Message, end_token_ids, load_tokenizer, prompt_ids
+from components.chat import Message, control_tokens, end_token_ids, load_tokenizer, prompt_ids
 from components.package_release.gguf import write_gguf
 from components.progress import say
 from components.step_config import InputError
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
+_ROUNDING = 0.005
+"""Nats by which two exact computations of the same weights may differ: float32 sums in another order."""
+
 
 @dataclass(frozen=True)
 class Golden:
@@ -46,7 +49,7 @@ class Golden:
     prompts: int
     tokens: int
     gap_bound: float
-    """Where the first and second choice are closer than this (nats), engines may differ."""
+    """Where the first and second choice are closer than this (nats), an engine that is not exact may differ."""
 
 
 class EngineMismatch(RuntimeError):
@@ -152,12 +155,13 @@ def _golden_answers(release: Path, manifest: Release, examples: Path, golden: Go
     finally:
         engine.close()
     model = load_weights(release, manifest)
+    bound = _ROUNDING if manifest.serving.engine == "openvino" else golden.gap_bound
     return [
         GoldenAnswer(
             messages=messages,
             prompt_token_ids=tokens,
             token_ids=answer,
-            gaps=_gaps(model, tokens, answer, golden.gap_bound),
+            gaps=_gaps(model, tokens, answer, bound),
         )
         for (messages, tokens), answer in zip(prompts, answers, strict=True)
     ]
@@ -166,10 +170,16 @@ def _golden_answers(release: Path, manifest: Release, examples: Path, golden: Go
 def _prompts(
     tokenizer: PreTrainedTokenizerBase, parquet: Path, golden: Golden, context_length: int
 ) -> list[tuple[list[Message], list[int]]]:
-    """The first questions by id whose golden answer fits into the context, each with its tokens."""
+    """The first questions by id whose golden answer fits into the context, each with its tokens.
+
+    A question that spells out a control token is left out: a server reads it as text, a tokenizer as the token.
+    """
     prompts: list[tuple[list[Message], list[int]]] = []
+    controls = control_tokens(tokenizer)
     for messages in pq.read_table(parquet, columns=["id", "messages"]).sort_by("id")["messages"]:
         question = _question(messages.as_py())
+        if any(control in message["content"] for message in question for control in controls):
+            continue
         tokens = prompt_ids(tokenizer, question)
         if len(tokens) + golden.tokens <= context_length:
             prompts.append((question, tokens))
@@ -205,4 +215,5 @@ def _gaps(model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int], 
                 f"golden answer, token {position}: the engine says {token}, the weights say {first} "
                 f"with a gap of {gap:.4f} nats; the engine does not compute what was scored"
             )
-    return [round(gap, 6) for gap in gaps]
+    # finer digits depend on the order of the sums, and would make another digest of the same release
+    return [round(gap, 3) for gap in gaps]

@@ -33,7 +33,7 @@ class RolloutConfig(StepConfig):
     """Public port of the front, on 127.0.0.1."""
 
     ready_seconds: float = Field(default=120, gt=0)
-    """A candidate that is not ready by then is removed."""
+    """A candidate that is not ready by then is removed; also the longest that one golden answer may take."""
 
     drain_seconds: float = Field(default=30, gt=0)
     """How long the old release may finish the answers that it has begun."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,9 @@ def test_an_event_is_one_line_of_json_readable_by_people(capsys):
 def test_an_event_is_out_at_once_also_into_a_pipe():
     """A killed pod's last event must be in its log."""
     code = "import os; from components.progress import say; say('before'); os._exit(0)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=buffered, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == {"event": "before"}
 
 

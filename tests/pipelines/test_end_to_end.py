@@ -160,7 +160,8 @@ def test_a_changed_prompt_is_another_release_and_back_returns(
 ) -> None:
     prompt = tmp_path / "prompt.txt"
     prompt.write_text("Answer in one sentence.", encoding="utf-8")
-    changed = project.run_file("changed", data={"system_prompt_file": str(prompt)}, training={"epochs": 1}, gate={"margin": 20})
+    changes = {"data": {"system_prompt_file": str(prompt)}, "training": {"epochs": 1}, "gate": {"margin": 20}}
+    changed = project.run_file("changed", **changes)
     second = project.slipway("run", changed)
     assert second["verdict"] == "pass"
     assert second["live"]["digest"] != first["live"]["digest"]

@@ -175,6 +175,7 @@ ASKED = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "
         # what the example brought itself, a client would send too
         ([system("own"), *ASKED], "data", "release", [system("own"), *ASKED]),
         ([system("own"), *ASKED], "", "release", [system("own"), *ASKED]),
+        ([system(""), *ASKED], "", "release", [system(""), *ASKED]),
         # the data has no prompt; the server adds the release's
         (ASKED, "", "release", [system("release"), *ASKED]),
         (ASKED, "", "", ASKED),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from components.fetch_base.config import BaseConfig
 from components.fetch_base.fetch import fetch_base
@@ -14,6 +15,15 @@ from serving.release import Origin
 from tests.components.artifacts import make_base, make_champion, make_examples, make_release, scratch
 
 Fetch = Callable[..., tuple[Path, Origin]]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny models are computed faster on one thread, above all where others compute too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

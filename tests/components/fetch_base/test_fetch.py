@@ -46,7 +46,8 @@ def change_json(path: Path, **values) -> None:
 
 
 def test_a_folder_gives_its_model_and_only_what_belongs_to_it(folder, fetch):
-    for name in ("README.md", "train.py", "training_args.bin", "release.json", "golden.json", "system_prompt.txt"):
+    others = ["README.md", "train.py", "training_args.bin", "manifest.json"]
+    for name in (*others, "release.json", "golden.json", "system_prompt.txt"):
         (folder / name).write_text("{}")
     model, origin = fetch(folder, licence="Apache-2.0")
     assert {path.name for path in model.iterdir()} == {
@@ -431,7 +432,10 @@ def test_a_folder_or_url_whose_content_changed_is_another_source(folder, tmp_pat
     sources = [BaseConfig(source=str(folder)), BaseConfig(source="memory://bucket/changing")]
     before = [source_identity(config, tmp_path) for config in sources]
     assert before == [source_identity(config, tmp_path) for config in sources]
-    (folder / "chat_template.jinja").write_text(CHATML + " ")
+    # edited by hand under a manifest of the store that still fits by its sizes
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    (folder / "manifest.json").write_text(json.dumps({"digest": before[0], "sizes": sizes}))
+    (folder / "chat_template.jinja").write_text(CHATML.replace("assistant", "Assistant"))
     memory.put(str(folder / "chat_template.jinja"), "/bucket/changing/chat_template.jinja")
     after = [source_identity(config, tmp_path) for config in sources]
     assert all(old != new for old, new in zip(before, after, strict=True))

@@ -22,7 +22,7 @@ _ENERGY = Path(__file__).parents[3] / "data" / "energy" / "energy.jsonl"
 _TRAIN, _VALIDATION = 12, 3
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """Threads help no model of this size, and the tests share their cores."""
     before = torch.get_num_threads()

@@ -70,7 +70,7 @@ def test_a_document_that_is_longer_than_a_pack_has_one_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("lengths", "fewest"), [([6, 5, 5, 4, 7, 3], 3), ([9, 8, 2, 1], 2), ([5] * 8, 4), ([10] * 3, 3)]
+    ("lengths", "fewest"), [([6, 5, 4, 3, 2], 2), ([6, 5, 5, 4, 7, 3], 3), ([9, 8, 2, 1], 2), ([5] * 8, 4)]
 )
 def test_packs_are_filled_to_the_brim_where_that_is_possible(lengths, fewest):
     assert len(plan_packs(lengths, pack_tokens=10, epochs=1, seed=0)) == fewest

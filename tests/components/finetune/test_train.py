@@ -51,16 +51,23 @@ class Interrupted(Exception):
 
 @pytest.fixture
 def stop_after(monkeypatch):
-    """`stop_after(step)` makes trainings die right after that optimizer step; `stop_after(None)` lets them be."""
+    """`stop_after(step)` makes trainings die right after that optimizer step; `stop_after(None)` lets them be.
+
+    Both give the list of the optimizer steps that are made from then on.
+    """
 
     def stop_after(step):
+        made = []
+
         class Dies(Watch):
             def on_step_end(self, args, state, control, **rest):
                 super().on_step_end(args, state, control, **rest)
+                made.append(state.global_step)
                 if state.global_step == step:
                     raise Interrupted
 
         monkeypatch.setattr(train_module, "Watch", Dies)
+        return made
 
     return stop_after
 
@@ -219,11 +226,17 @@ def test_stopped_and_resumed_it_ends_in_the_same_bytes(
         stop_after(step)
         with pytest.raises(Interrupted):
             train(config, bases[architecture], examples, tmp_path)
-    stop_after(None)
-    train(config, bases[architecture], examples, tmp_path)
+    capsys.readouterr()
+    made = stop_after(None)
+    summary = train(config, bases[architecture], examples, tmp_path)
     assert tree_files(tmp_path) == expected
-    resumed = [event["checkpoint"] for event in events(capsys) if event["event"] == "resumed"]
-    assert resumed[-1] == f"checkpoint-{steps[-1] // 2 * 2}"
+    checkpoint = steps[-1] // 2 * 2
+    assert made == list(range(checkpoint + 1, summary.steps + 1)), "nothing before the checkpoint is done again"
+    said = events(capsys)
+    assert [event.get("checkpoint") for event in said if event["event"] == "resumed"] == (
+        [f"checkpoint-{checkpoint}"] if checkpoint else []
+    )
+    assert said[-1]["done"] == said[-1]["total"] == summary.tokens
 
 
 def test_dropout_matters_here(finished):
@@ -281,6 +294,15 @@ def test_a_damaged_checkpoint_is_discarded_and_the_one_before_resumed(
     train(TrainingConfig(**RUN), bases["llama"], examples, directory)
     said = [(event["event"], event["checkpoint"]) for event in events(capsys) if "checkpoint" in event]
     assert said == [("discarded", "checkpoint-4"), ("resumed", "checkpoint-2")]
+    assert tree_files(directory) == tree_files(finished("llama"))
+
+
+def test_a_half_written_adapter_of_a_killed_run_is_replaced(stopped, bases, examples, finished, tmp_path):
+    directory = shutil.copytree(stopped, tmp_path / "run")
+    (directory / "adapter").mkdir()
+    (directory / "adapter" / "README.md").write_text("---\nbase_model: [half")  # PEFT reads one that it finds
+    (directory / "adapter" / "adapter_model.safetensors").write_bytes(b"half")
+    train(TrainingConfig(**RUN), bases["llama"], examples, directory)
     assert tree_files(directory) == tree_files(finished("llama"))
 
 

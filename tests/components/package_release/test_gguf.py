@@ -154,7 +154,8 @@ def test_a_tied_head_is_left_out_even_where_a_file_repeats_it(tokenizer, tmp_pat
     source = save(random_model(MODELS["qwen2"]), tokenizer, tmp_path / "source")
     write_gguf(source, tmp_path / "once.gguf", "q8_0")
     weights = load_file(source / "model.safetensors")
-    save_file(weights | {"lm_head.weight": weights["model.embed_tokens.weight"]}, source / "model.safetensors")
+    head = weights["model.embed_tokens.weight"].clone()
+    save_file(weights | {"lm_head.weight": head}, source / "model.safetensors")
     write_gguf(source, tmp_path / "twice.gguf", "q8_0")
     assert (tmp_path / "once.gguf").read_bytes() == (tmp_path / "twice.gguf").read_bytes()
 
