@@ -227,7 +227,8 @@ def _save_trained(config: TrainingConfig, model: PreTrainedModel, base: Path, di
         return
     settings: Any = model.peft_config["default"]  # type: ignore[index]
     settings.base_model_name_or_path = json.loads((base / "origin.json").read_bytes())["source"].removeprefix("hub:")
-    settings.target_modules = sorted(settings.target_modules)  # a set, whose order differs from process to process
+    if isinstance(settings.target_modules, set):  # whose order differs from process to process; a pattern is a str
+        settings.target_modules = sorted(settings.target_modules)
     # "auto" would ask the Hub about the base; no embedding is trained
     model.save_pretrained(target, save_embedding_layers=False)
     (target / "README.md").unlink()  # PEFT's empty form of a model card

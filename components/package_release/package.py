@@ -213,7 +213,7 @@ def _gaps(model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int], 
             first = int(top_T2.indices[position, 0])
             raise EngineMismatch(
                 f"golden answer, token {position}: the engine says {token}, the weights say {first} "
-                f"with a gap of {gap:.4f} nats; the engine does not compute what was scored"
+                f"with a gap of {gap:.3f} nats; the engine does not compute what was scored"
             )
     # finer digits depend on the order of the sums, and would make another digest of the same release
     return [round(gap, 3) for gap in gaps]

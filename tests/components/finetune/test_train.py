@@ -141,11 +141,14 @@ def test_lora_adapts_the_conv1d_layers_of_gpt2_and_not_its_head(finished):
     assert all(weight.abs().max() > 0 for weight in adapter.values()), "each of them was trained"
 
 
-def test_chosen_layers_alone_are_adapted(bases):
-    model = load_trainable(TrainingConfig(target_modules=["q_proj", "v_proj"]), bases["llama"] / "model")
-    weights = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    trained = {name.split(".lora_")[0].rpartition(".")[2] for name in weights}
-    assert trained == {"q_proj", "v_proj"}
+@pytest.mark.parametrize("chosen", [["v_proj", "q_proj"], r".*\.[qv]_proj"])
+def test_chosen_layers_alone_are_adapted_by_name_or_by_pattern(chosen, bases, examples, tmp_path):
+    config = TrainingConfig(**RUN | {"target_modules": chosen, "max_train_tokens": 80})
+    train(config, bases["llama"], examples, tmp_path)
+    adapter = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert {name.partition(".lora_")[0].rpartition(".")[2] for name in adapter} == {"q_proj", "v_proj"}
+    saved = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert saved == (sorted(chosen) if isinstance(chosen, list) else chosen)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
