@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -15,7 +17,11 @@ class StepConfig(BaseModel):
     KFP hands the integers of a dict parameter over as floats; pydantic's lax mode reads 16.0 as 16.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+ForcedStep = Literal["all", "fetch_base", "prepare_data", "finetune", "package_release", "evaluate", "quality_gate"]
+"""The steps that the store may answer for; resolve_champion and rollout always run."""
 
 
 class RunSettings(StepConfig):
@@ -25,7 +31,7 @@ class RunSettings(StepConfig):
     """Names the run in reports, MLflow and Kubeflow; the run file's name when it is not given."""
 
     store: str = ".slipway"
-    """Folder of the content-addressed store, the releases and the attestations (a mounted bucket in a cluster)."""
+    """Folder of the content-addressed store, the releases and the attestations; a shared volume in a cluster."""
 
     commit: str = ""
     """Git commit of the code, for `slipway trace`; filled in when a run is submitted."""
@@ -33,5 +39,5 @@ class RunSettings(StepConfig):
     run_id: str = ""
     """Identifies this execution; filled in when a run is submitted. It enters no digest."""
 
-    force: list[str] = Field(default=[])
-    """Steps to execute again although their results are in the store; ["all"] means every step."""
+    force: list[ForcedStep] = Field(default=[])
+    """Steps to execute again although their results are in the store."""

@@ -168,6 +168,7 @@ class Store:
                     leftover.unlink()
                 make(partial)
                 _write_manifest(partial)
+                _protect(partial)
                 partial.rename(entry)
             # under the lock: whoever is forced to make it again removes the entry first
             link_tree(entry, output)
@@ -200,6 +201,13 @@ class Store:
             lock.write(f"{os.getpid()} on {socket.gethostname()}")
             lock.flush()
             yield
+
+
+def _protect(directory: Path) -> None:
+    """Make the files read-only: outputs are hard links to them, and a change in one place would be one in all."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            path.chmod(0o444)
 
 
 def _write_manifest(directory: Path) -> None:

@@ -7,12 +7,12 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.table import Table
 
-from components.step_config import InputError
+from components.step_config import ForcedStep, InputError, RunSettings
 from pipelines import run_config
 from pipelines.console import show_events
 
@@ -26,9 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
+    except run_config.RunFileError as error:
+        print(error, file=sys.stderr)
+        return WRONG_USAGE
     except _expected_errors() as error:
         print(error, file=sys.stderr)
-        return WRONG_USAGE if options.command is validate else FAILED
+        return FAILED
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -37,8 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _expected_errors() -> tuple[type[Exception], ...]:
     """What is shown as one line; anything else is a bug, and its traceback is wanted."""
     from components.rollout.target import RolloutFailed, TargetError
+    from serving.release import ReleaseError
 
-    return (InputError, TargetError, RolloutFailed)
+    return (InputError, TargetError, RolloutFailed, ReleaseError)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,7 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, validate, "check a run file, without running anything", run_file=True)
     run = _command(commands, run_pipeline, "run the pipeline on this machine", name="run", run_file=True)
     run.add_argument(
-        "--force", nargs="?", const="all", action="append", default=[], metavar="STEP", help="execute a step again"
+        "--force",
+        nargs="?",
+        const="all",
+        action="append",
+        choices=get_args(ForcedStep),
+        help="execute a step again although its result is in the store; without a name, every step",
     )
     compiled = _command(commands, compile_, "compile the pipeline to YAML", name="compile", run_file=True)
     compiled.add_argument("--profile", help="placement profile instead of the run file's")
@@ -61,10 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     back.add_argument("digest", nargs="?", help="the release; the previous one by default (a unique prefix is enough)")
     _add_run_option(back)
     _command(commands, serve, "start what is live again, after a restart of the machine", run_file=True)
-    _command(commands, chat, "talk to what is live, here in the terminal", run_file=True)
+    talk = commands.add_parser("chat", help="talk to what is live, here in the terminal")
+    talk.add_argument("run_file", nargs="?", default="laptop", metavar="RUN")
+    talk.set_defaults(command=chat)
     _command(commands, report, "paths of the last run's reports", run_file=True)
     _command(commands, trace, "where the live model comes from", run_file=True)
-    _command(commands, down, "stop the server; what is live is remembered", run_file=True)
+    stop = _command(commands, down, "stop servers; what is live is remembered", run_file=False)
+    stop.add_argument("run_file", nargs="?", metavar="RUN", help="whose server; without it every one started from here")
     return parser
 
 
@@ -127,13 +139,15 @@ def run_pipeline(options: argparse.Namespace) -> int:
     from pipelines.local_run import StepFailed, current_commit, new_run_id, run_locally
 
     name = run_config.load(options.run_file).run.name
-    settings = {"run_id": new_run_id(name), "commit": current_commit(), "force": options.force}
+    settings = {"run_id": new_run_id(name), "commit": current_commit()}
+    if options.force:
+        settings["force"] = options.force
     config = run_config.load(options.run_file, settings)
     screen = _events_screen(options)
     try:
         outcome = run_locally(config, screen)
     except StepFailed as error:
-        print(f"\n{error}\nwhat was live still is", file=sys.stderr)
+        print(f"\n{error}\n{_live_words(config)}", file=sys.stderr)
         return FAILED
     value = {
         "run_id": config.run.run_id,
@@ -144,11 +158,20 @@ def run_pipeline(options: argparse.Namespace) -> int:
         "seconds": round(outcome.seconds, 1),
         "steps": [{"step": s.name, "seconds": round(s.seconds, 1), "reused": s.reused} for s in outcome.steps],
     }
-    _print(options, value, lambda: _draw_outcome(config, outcome))
+    _print(options, value, lambda: _draw_outcome(options, config, outcome))
     return _EXIT[outcome.verdict]
 
 
-def _draw_outcome(config: run_config.RunConfig, outcome: Any) -> None:
+def _live_words(config: run_config.RunConfig) -> str:
+    """What is live now, asked of the target and not concluded."""
+    from components.rollout.deliver import live
+    from components.store import Store
+
+    digest = live(Store(config.run), config.rollout)
+    return f"live: {config.rollout.service} {digest}" if digest else f"nothing is live as {config.rollout.service}"
+
+
+def _draw_outcome(options: argparse.Namespace, config: run_config.RunConfig, outcome: Any) -> None:
     table = Table("step", "seconds", "share", "", box=None, padding=(0, 2, 0, 0))
     for step in outcome.steps:
         share = f"{100 * step.seconds / outcome.seconds:.0f} %"
@@ -160,24 +183,25 @@ def _draw_outcome(config: run_config.RunConfig, outcome: Any) -> None:
     for name, path in outcome.reports.items():
         _SCREEN.print(f"  report, {name}: {path}", highlight=False, markup=False)
     if outcome.live is None:
-        _SCREEN.print("\nnothing was rolled out; what was live still is", highlight=False)
+        _SCREEN.print(f"\nnothing was rolled out; {_live_words(config)}", highlight=False)
         return
-    _draw_live(config.rollout.service, outcome.live["url"], outcome.live["digest"])
+    _draw_live(options.run_file, config.rollout.service, outcome.live)
     _SCREEN.print(f"total {outcome.seconds:.0f} s", highlight=False)
 
 
-def _draw_live(service: str, url: str, digest: str) -> None:
+def _draw_live(run_file: str, service: str, live: dict[str, Any]) -> None:
     """The live model's address and three lines to try it with."""
+    url = live["url"]
     question = "How does a heat pump work?"
     chat_body = json.dumps({"model": service, "messages": [{"role": "user", "content": question}], "max_tokens": 80})
     generate_body = json.dumps({"prompt": question, "max_tokens": 80})
     lines = [
-        f"\nlive: {service} {digest}",
+        f"\nlive: {service} {live['digest']}",
         f"chat page: {url}/",
         f"curl -s {url}/health",
         f"curl -s {url}/generate -H 'Content-Type: application/json' -d '{generate_body}'",
         f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{chat_body}'",
-        "stop it: make down",
+        f"stop it: {'make down' if run_file == 'laptop' else f'slipway down {run_file}'}",
     ]
     for line in lines:
         _SCREEN.print(line, highlight=False, markup=False)
@@ -239,7 +263,7 @@ def rollout_back(options: argparse.Namespace) -> int:
     store, service = _store(options)
     with show_events(_events_screen(options)):
         record = back(store, options.digest, service=service)
-    _print(options, record, lambda: _draw_live(service, record["url"], record["digest"]))
+    _print(options, record, lambda: _draw_live(options.run_file, service, record))
     return DONE
 
 
@@ -253,17 +277,26 @@ def serve(options: argparse.Namespace) -> int:
         raise InputError(f"nothing was rolled out as {service} yet; `slipway run {options.run_file}` does")
     with show_events(_events_screen(options)):
         record = back(store, live, service=service)
-    _print(options, record, lambda: _draw_live(service, record["url"], record["digest"]))
+    _print(options, record, lambda: _draw_live(options.run_file, service, record))
     return DONE
 
 
 def down(options: argparse.Namespace) -> int:
-    """Stop our front and servers."""
+    """Stop our fronts and servers: a run file's, or those of every store below the default one."""
     from components.rollout.deliver import down as stop_serving
     from components.rollout.local import service_names
+    from components.store import Store
 
-    store, service = _store(options)
-    stopped = stop_serving(store, service) if service in service_names(store) else []
+    if options.run_file:
+        store, service = _store(options)
+        found = [(store, service)] if service in service_names(store) else []
+    else:
+        default = Path(RunSettings.model_fields["store"].default)
+        states = [*default.glob("local/*/state.json"), *default.glob("*/local/*/state.json")]
+        roots = sorted({state.parents[2] for state in states})
+        stores = [Store(RunSettings(name="down", store=str(root))) for root in roots]
+        found = [(store, service) for store in stores for service in service_names(store)]
+    stopped = [line for store, service in found for line in stop_serving(store, service)]
     _print(options, stopped, lambda: print("\n".join(stopped) or "nothing was running"))
     return DONE
 
@@ -284,7 +317,8 @@ def chat(options: argparse.Namespace) -> int:
 def report(options: argparse.Namespace) -> int:
     """Paths of the newest run's reports."""
     store, _ = _store(options)
-    runs = sorted((store.root / "runs").glob("*/reports"))
+    name = run_config.load(options.run_file).run.name
+    runs = sorted((store.root / "runs").glob(f"*-{name}/reports"))
     if not runs:
         raise InputError(f"no run has left a report in {store.root}; `slipway run {options.run_file}` does")
     paths = {path.stem: path for path in sorted(runs[-1].glob("*.html"))}

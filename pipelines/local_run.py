@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import shutil
 import subprocess
 import time
@@ -17,15 +18,13 @@ from rich.console import Console
 from components.step_config import InputError
 from components.store import Store, write_atomically
 from pipelines.console import Step, StepConsole, open_log
+from pipelines.doctor import DISK_GIB
 from pipelines.run_config import RunConfig
 
 _STEPS = 9
 """Of one run: the branch that is not taken is not counted."""
 
 _KEPT_RUNS = 5
-_DISK_GIB = 2
-"""A run of the bundled model writes about 1.5."""
-
 _REPORTS = {
     "data": ("prepare-data", "report"),
     "training": ("finetune", "loss_curve"),
@@ -55,8 +54,8 @@ class Outcome:
 
 
 def new_run_id(name: str) -> str:
-    """Sorts by time, and says which run file it was."""
-    return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    """Sorts by time whatever the run file's name, which it ends with; no two runs have the same."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}-{name}"
 
 
 def current_commit() -> str:
@@ -77,17 +76,16 @@ def refuse_early(config: RunConfig) -> None:
 
     Raises InputError or the target's TargetError.
     """
+    from components.prepare_data.readers import find_sources
     from components.rollout.deliver import require_port
 
-    for source in config.data.sources:
-        if "://" not in source and not Path(source).is_file():
-            raise InputError(f"data.sources: {source} is no file (looked in {Path.cwd()})")
+    find_sources(config.data.sources)
     store = Path(config.run.store).resolve()
     existing = next(path for path in (store, *store.parents) if path.exists())
     free_gib = shutil.disk_usage(existing).free / 2**30
-    if free_gib < _DISK_GIB:
+    if free_gib < DISK_GIB:
         raise InputError(
-            f"{existing} has {free_gib:.1f} GiB free; a run needs {_DISK_GIB}, so free some or set run.store"
+            f"{existing} has {free_gib:.1f} GiB free; a run needs {DISK_GIB}, so free some or set run.store"
         )
     require_port(Store(config.run), config.rollout)
 
@@ -120,14 +118,14 @@ def run_locally(config: RunConfig, screen: Console) -> Outcome:
             where = step.name if step else "pipeline"
             raise StepFailed(f"{where}: {reason} (log: {folder / 'log.txt'})") from error
     verdict = console.record.events["verdict"]
-    reports = _collect_reports(folder)
-    _forget_old_runs(folder.parent)
+    reports, live = _collect_reports(folder), _read_live(folder)
+    _forget_old_runs(folder)
     return Outcome(
         verdict=verdict["verdict"],
         reason=verdict["reason"],
         steps=console.record.steps,
         reports=reports,
-        live=_read_live(folder),
+        live=live,
         seconds=time.monotonic() - started,
     )
 
@@ -156,7 +154,8 @@ def _read_live(folder: Path) -> dict[str, Any] | None:
     return json.loads((live / "live.json" if live.is_dir() else live).read_bytes())
 
 
-def _forget_old_runs(runs: Path) -> None:
+def _forget_old_runs(current: Path) -> None:
     """Keep the newest runs' folders; what they made stays in the store."""
-    for old in sorted(path for path in runs.iterdir() if path.is_dir())[:-_KEPT_RUNS]:
-        shutil.rmtree(old)
+    for old in sorted(path for path in current.parent.iterdir() if path.is_dir())[:-_KEPT_RUNS]:
+        if old < current:  # one that began later still works
+            shutil.rmtree(old)

@@ -28,6 +28,10 @@ Location = tuple[int | str, ...]
 """Keys and list positions that lead to a value."""
 
 
+class RunFileError(InputError):
+    """A run file that cannot be used; nothing was run."""
+
+
 class RunConfig(StepConfig):
     """Everything that one run needs to know; the seven sections become the pipeline's seven parameters."""
 
@@ -60,19 +64,19 @@ class RunConfig(StepConfig):
 def find_run_file(name: str) -> Path:
     """A path as given, or the name of one of the bundled run files.
 
-    Raises InputError that lists the bundled ones.
+    Raises RunFileError that lists the bundled ones.
     """
     for path in (Path(name), RUNS / f"{name}.yaml"):
         if path.is_file():
             return path
     known = ", ".join(sorted(path.stem for path in RUNS.glob("*.yaml")))
-    raise InputError(f"no run file {name!r}: it is neither a path nor one of {known}")
+    raise RunFileError(f"no run file {name!r}: it is neither a path nor one of {known}")
 
 
 def load(name: str, run: Mapping[str, Any] | None = None) -> RunConfig:
     """Read and validate a run file; `run` overrides settings of its section `run`.
 
-    Raises InputError with one line per problem: file, key, value and what is allowed.
+    Raises RunFileError with one line per problem: file, key, value and what is allowed.
     """
     path = find_run_file(name)
     sections = _read(path)
@@ -85,9 +89,9 @@ def load(name: str, run: Mapping[str, Any] | None = None) -> RunConfig:
     try:
         config = RunConfig.model_validate(sections)
     except ValidationError as error:
-        raise InputError("\n".join(_lines(mistakes | _problems(error), str(path)))) from error
+        raise RunFileError("\n".join(_lines(mistakes | _problems(error), str(path)))) from error
     if mistakes:
-        raise InputError("\n".join(_lines(mistakes, str(path))))
+        raise RunFileError("\n".join(_lines(mistakes, str(path))))
     return config
 
 
@@ -108,23 +112,23 @@ class _Loader(yaml.SafeLoader):
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The file's content. Raises InputError when it cannot be read, or is anything but one mapping."""
+    """The file's content. Raises RunFileError when it cannot be read, or is anything but one mapping."""
     try:
         content: Any = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        raise RunFileError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        raise RunFileError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         reasons = [reason for reason in (error.context, error.problem) if reason]
-        raise InputError(f"{place}: not YAML: {', '.join(reasons)}") from error
+        raise RunFileError(f"{place}: not YAML: {', '.join(reasons)}") from error
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        raise RunFileError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         found = "is empty" if content is None else f"holds {_show(content)}"
-        raise InputError(f"{path} {found}; a run file is a mapping with the keys {', '.join(RunConfig.model_fields)}")
+        raise RunFileError(f"{path} {found}; a run file is a mapping with the keys {', '.join(RunConfig.model_fields)}")
     return cast(dict[str, Any], content)
 
 
@@ -136,17 +140,17 @@ def _read_text_files(sections: dict[str, Any], run_file: Path) -> None:
         if not isinstance(values, dict) or key not in values:
             continue
         if setting in values:
-            raise InputError(f"{run_file}: {section}.{setting} and {section}.{key} exclude each other; keep one")
+            raise RunFileError(f"{run_file}: {section}.{setting} and {section}.{key} exclude each other; keep one")
         named = cast(dict[str, Any], values).pop(key)
         if not isinstance(named, str):
-            raise InputError(f"{run_file}: {section}.{key}: {_show(named)}: must be the path of a text file")
+            raise RunFileError(f"{run_file}: {section}.{key}: {_show(named)}: must be the path of a text file")
         try:
             values[setting] = Path(named).read_text(encoding="utf-8").strip()
         except OSError as error:
             reason = f"{error.strerror}; relative paths start at {Path.cwd()}"
-            raise InputError(f"{run_file}: {section}.{key}: {named}: cannot be read: {reason}") from error
+            raise RunFileError(f"{run_file}: {section}.{key}: {named}: cannot be read: {reason}") from error
         except UnicodeDecodeError as error:
-            raise InputError(f"{run_file}: {section}.{key}: {named}: is not UTF-8 text") from error
+            raise RunFileError(f"{run_file}: {section}.{key}: {named}: is not UTF-8 text") from error
 
 
 # --- saying what is wrong --------------------------------------------------------------------------------------

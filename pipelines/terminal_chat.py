@@ -19,13 +19,17 @@ def converse(url: str, model: str) -> None:
             return
         if not question:
             return
-        messages.append({"role": "user", "content": question})
+        asked = [*messages, {"role": "user", "content": question}]
         answer = ""
-        for piece in stream_answer(url, model, messages):
-            print(piece, end="", flush=True)
-            answer += piece
+        try:
+            for piece in stream_answer(url, model, asked):
+                print(piece, end="", flush=True)
+                answer += piece
+        except httpx.HTTPError as error:
+            print(f"[no answer: {error}; ask again]")
+            continue
         print()
-        messages.append({"role": "assistant", "content": answer})
+        messages = [*asked, {"role": "assistant", "content": answer}]
 
 
 def stream_answer(url: str, model: str, messages: list[dict[str, str]]) -> Iterator[str]:

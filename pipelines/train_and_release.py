@@ -49,14 +49,22 @@ def build(placement: Placement | None, defaults: Mapping[str, dict[str, Any]]) -
         ).outputs["champion"]
         base_model = on(fetch_base(run=run, base=base, champion=champion)).outputs["model"]
         examples = on(prepare_data(run=run, data=data, base=base_model)).outputs["examples"]
-        trained = on(finetune(run=run, training=training, base=base_model, examples=examples)).outputs["model"]
+        bare = on(package_base(run=run, rollout=rollout, base=base_model, examples=examples))
+        # a base that cannot be served is found out by packaging it, before training costs money
+        trained = on(finetune(run=run, training=training, base=base_model, examples=examples).after(bare))
         release = on(
-            package_release(run=run, rollout=rollout, base=base_model, model=trained, examples=examples)
+            package_release(
+                run=run, rollout=rollout, base=base_model, model=trained.outputs["model"], examples=examples
+            )
         ).outputs["release"]
-        bare = on(package_base(run=run, rollout=rollout, base=base_model, examples=examples)).outputs["release"]
         scores = on(
             evaluate(
-                run=run, evaluation=evaluation, base=bare, champion=champion, challenger=release, examples=examples
+                run=run,
+                evaluation=evaluation,
+                base=bare.outputs["release"],
+                champion=champion,
+                challenger=release,
+                examples=examples,
             )
         ).outputs["scores"]
         decision = on(quality_gate(run=run, gate=gate, scores=scores))

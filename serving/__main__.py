@@ -14,7 +14,7 @@ from pathlib import Path
 
 from serving.engine import EngineError, open_engine
 from serving.generation import Generator
-from serving.listen import check_port
+from serving.listen import check_port, place
 from serving.logs import configure_logs
 from serving.release import ReleaseError, verify_release
 from serving.settings import Settings, SettingsError, read_settings
@@ -54,7 +54,7 @@ def serve(directory: Path, name: str, settings: Settings) -> None:
     sys.argv[1:] = []
     from serving.app import ReleaseServer
 
-    log.info("listening", extra={"address": f"http://{settings.host}:{settings.port}", "model": name})
+    log.info("listening", extra={"address": f"http://{place(settings)}", "model": name})
     ReleaseServer(generator, settings).run()
     log.info("stopped")
 

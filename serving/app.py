@@ -9,8 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from kserve import ModelServer
-from kserve.model_server import app as kserve_app
+from kserve import ModelServer, model_server
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -37,7 +36,10 @@ class ReleaseServer(ModelServer):
         )
         self._host = settings.host
         self._generator = generator
-        add_routes(kserve_app, generator, settings)
+        # KServe looks its application up by this name when it starts. Its own was made with a description of the
+        # routes, which cannot be taken back once it is constructed.
+        model_server.app = FastAPI(openapi_url=None, default_response_class=model_server.ORJSONResponse)
+        add_routes(model_server.app, generator, settings)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; running answers may finish."""
@@ -52,8 +54,7 @@ class ReleaseServer(ModelServer):
 
 def add_routes(app: FastAPI, generator: Generator, settings: Settings) -> None:
     """Our routes come before KServe's, which are added when its server starts."""
-    app.openapi_url = None
-    app.add_middleware(Frame, release=generator.release.digest, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(Frame, release=generator.release.digest, settings=settings)
     app.include_router(own_router(generator))
     app.include_router(openai_router(generator))
     app.add_exception_handler(HTTPException, _http_error)

@@ -9,6 +9,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 _KSERVE_PATH = re.compile(r"^/v2(/|$)|^/v1/models/[^/]*:")
+_INFERENCE_PATH = re.compile(r"^/v2/models/[^/]+/infer$|^/v1/models/[^/]*:[a-z]+$")
 
 
 class RequestError(HTTPException):
@@ -26,6 +27,11 @@ class RequestError(HTTPException):
         super().__init__(status, message, dict(headers or {}))
         self.param = param
         self.code = code
+
+
+def asks_kserve(path: str) -> bool:
+    """Whether KServe's own routes read the body of a POST to this path: V1 predict and explain, V2 infer."""
+    return _INFERENCE_PATH.search(path) is not None
 
 
 def error_body(

@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import logging
 import os
-import secrets
 import signal
 import sys
 import time
@@ -27,16 +26,18 @@ from typing import Any
 
 import httpx
 import uvicorn
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from serving.errors import openai_error
+from serving.callers import Callers
+from serving.errors import RequestError, error_body
 from serving.listen import check_port
-from serving.logs import configure_logs
+from serving.logs import choose_request_id, configure_logs
 from serving.settings import Settings, SettingsError, read_settings
 from serving.streams import ClientLeft, while_connected
 
@@ -55,6 +56,8 @@ _HOP_BY_HOP = {
     "transfer-encoding",
     "upgrade",
 }
+# What the front says itself of the request. Origin it has judged: a backend is asked under another Host.
+_REPLACED = {"host", "content-length", "expect", "origin", "x-request-id", "x-forwarded-for", "x-forwarded-proto"}
 
 
 class Backend(BaseModel):
@@ -65,6 +68,15 @@ class Backend(BaseModel):
     url: str = Field(pattern=r"^http://[^/]+$")
     weight: int = Field(ge=0)
     release: str
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, url: str) -> str:
+        try:
+            httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"is not an address: {error}") from error
+        return url
 
 
 class Routes(BaseModel):
@@ -86,6 +98,11 @@ class Balancer:
     @property
     def routes(self) -> Routes:
         return self._routes
+
+    def only_release(self) -> str | None:
+        """The release that the next request gets when there is no choice; None when there is one."""
+        releases = {backend.release for backend in self._routes.backends if backend.weight}
+        return releases.pop() if len(releases) == 1 else None
 
     def replace(self, routes: Routes) -> None:
         self._routes = routes
@@ -141,7 +158,7 @@ class Exchange:
 
     scope: Scope
     request_id: str
-    headers: list[tuple[str, str]]
+    headers: list[tuple[bytes, bytes]]
     body: bytes = b""
     start: float = field(default_factory=time.monotonic)
     status: int | None = None
@@ -149,19 +166,16 @@ class Exchange:
     attempts: int = 0
 
 
-class BodyTooLong(Exception):
-    """The request's body exceeds the limit."""
-
-
 class BackendLost(Exception):
     """A backend failed before the first byte of its reply."""
 
 
 class Front:
-    """The proxy as an ASGI application (all paths except /front/…)."""
+    """The proxy as an ASGI application (all paths but /front/health)."""
 
     def __init__(self, balancer: Balancer, settings: Settings):
         self._balancer, self._settings = balancer, settings
+        self._callers = Callers(settings)
         self._transport = httpx.AsyncHTTPTransport(
             limits=httpx.Limits(
                 max_connections=None, max_keepalive_connections=100, keepalive_expiry=_KEEP_ALIVE_SECONDS
@@ -171,15 +185,16 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        request_id = request.headers.get("x-request-id") or secrets.token_hex(8)
+        request_id = choose_request_id(request.headers.get("x-request-id", ""))
         exchange = Exchange(scope, request_id, _request_headers(request, request_id))
         try:
+            self._callers.check(scope)
             exchange.body = await self._read(request)
             await while_connected(request, self._forward(exchange, send))
-        except ClientLeft:
+        except (ClientLeft, ClientDisconnect):
             exchange.status = exchange.status or 499
-        except BodyTooLong:
-            await self._refuse(exchange, send, 413, f"the body is longer than {self._settings.max_body_bytes} bytes")
+        except RequestError as error:
+            await self._refuse(exchange, send, error)
         finally:
             _log(exchange)
 
@@ -187,16 +202,23 @@ class Front:
         await self._transport.aclose()
 
     async def _read(self, request: Request) -> bytes:
-        """The whole body: a request can then be sent a second time, and a slow client holds no backend."""
+        """The whole body: a request can then be sent a second time, and a slow client holds no backend.
+
+        Raises RequestError 413.
+        """
+        limit = self._settings.max_body_bytes
         body = bytearray()
         async for chunk in request.stream():
             body += chunk
-            if len(body) > self._settings.max_body_bytes:
-                raise BodyTooLong
+            if len(body) > limit:
+                raise RequestError(413, f"the body is longer than {limit} bytes; shorten the conversation")
         return bytes(body)
 
     async def _forward(self, exchange: Exchange, send: Send) -> None:
-        """Try a backend, and once more another one if the first is lost before it has replied."""
+        """Try a backend, and once more another one if the first is lost before it has replied.
+
+        Raises RequestError 503 when there is none, 400 for a request that cannot be passed on.
+        """
         tried: list[Backend] = []
         for _ in range(2):
             backend = self._balancer.choose(without=tried)
@@ -210,7 +232,7 @@ class Front:
             except BackendLost as error:
                 _LOG.warning("backend lost", extra={"backend": backend.url, "why": str(error)})
         message = "no backend answers" if tried else "no release is served at the moment"
-        await self._refuse(exchange, send, 503, f"{message}; try again in a moment")
+        raise RequestError(503, f"{message}; try again in a moment", headers={"Retry-After": "1"})
 
     async def _pass(self, exchange: Exchange, backend: Backend, send: Send) -> None:
         self.in_flight[backend.url] += 1
@@ -229,37 +251,53 @@ class Front:
             self.in_flight[backend.url] -= 1
 
     async def _open(self, exchange: Exchange, backend: Backend) -> httpx.Response:
-        """Send the request and read the reply's head. Raises BackendLost; answers have no side effects."""
+        """Send the request and read the reply's head.
+
+        Raises BackendLost, after which another backend may be asked, since answers have no side effects; RequestError
+        400 for what HTTP cannot carry on.
+        """
         query = exchange.scope["query_string"]
-        target = exchange.scope["raw_path"] + (b"?" + query if query else b"")
-        # The path goes on as it came, byte by byte; httpx would normalise it.
-        url = httpx.URL(backend.url, raw_path=target)
-        request = httpx.Request(exchange.scope["method"], url, headers=exchange.headers, content=exchange.body)
-        request.extensions["timeout"] = {"connect": _CONNECT_SECONDS, "read": None, "write": None, "pool": None}
+        request = httpx.Request(exchange.scope["method"], backend.url, headers=exchange.headers, content=exchange.body)
+        request.extensions = {
+            "timeout": {"connect": _CONNECT_SECONDS, "read": None, "write": None, "pool": None},
+            # Path and query go on byte by byte; as a part of the URL, httpx would normalise them.
+            "target": exchange.scope["raw_path"] + (b"?" + query if query else b""),
+        }
         try:
             return await self._transport.handle_async_request(request)
+        except httpx.LocalProtocolError as error:
+            raise RequestError(400, f"the request cannot be passed on: {error}") from error
         except httpx.TransportError as error:
             raise BackendLost(f"{type(error).__name__}: {error}") from error
 
-    async def _refuse(self, exchange: Exchange, send: Send, status: int, message: str) -> None:
-        exchange.status = status
-        headers = {"X-Request-Id": exchange.request_id} | ({"Retry-After": "1"} if status == 503 else {})
-        response = JSONResponse(openai_error(status, message), status, headers)
-        await response(exchange.scope, _no_more, send)
+    async def _refuse(self, exchange: Exchange, send: Send, error: RequestError) -> None:
+        """Reply in place of a backend, in the shape of its route, and name the release that the reply stands for."""
+        exchange.status = error.status_code
+        headers = {"X-Request-Id": exchange.request_id, **(error.headers or {})}
+        release = exchange.backend.release if exchange.backend else self._balancer.only_release()
+        if release is not None:
+            headers["X-Slipway-Release"] = release
+        body = error_body(exchange.scope["path"], error.status_code, error.detail)
+        await JSONResponse(body, error.status_code, headers)(exchange.scope, _no_more, send)
 
 
 async def _no_more() -> dict[str, Any]:
     return {"type": "http.disconnect"}
 
 
-def _request_headers(request: Request, request_id: str) -> list[tuple[str, str]]:
-    """The client's headers without those of its own connection, and where it came from."""
-    raw = _end_to_end(request.headers.raw)
-    replaced = {"host", "content-length", "x-request-id", "x-forwarded-for", "x-forwarded-proto", "expect"}
-    kept = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
-    kept = [(name, value) for name, value in kept if name.lower() not in replaced]
+def _request_headers(request: Request, request_id: str) -> list[tuple[bytes, bytes]]:
+    """The client's headers without those of its own connection, and where it came from.
+
+    They stay bytes: HTTP does not say which encoding a header has.
+    """
+    kept = [
+        (name, value)
+        for name, value in _end_to_end(request.headers.raw)
+        if name.decode("latin-1").lower() not in _REPLACED
+    ]
     client = request.client.host if request.client else "unknown"
-    return [*kept, ("X-Request-Id", request_id), ("X-Forwarded-For", client), ("X-Forwarded-Proto", request.url.scheme)]
+    own = {"X-Request-Id": request_id, "X-Forwarded-For": client, "X-Forwarded-Proto": request.scope["scheme"]}
+    return kept + [(name.encode(), value.encode()) for name, value in own.items()]
 
 
 def _end_to_end(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -292,8 +330,10 @@ def create_front(routes: Path, settings: Settings) -> Starlette:
     balancer = Balancer()
     file = RoutesFile(routes, balancer)
     front = Front(balancer, settings)
+    callers = Callers(settings)
 
     async def health(request: Request) -> JSONResponse:
+        callers.check(request.scope)
         in_force = {backend.url for backend in balancer.routes.backends}
         return JSONResponse(
             {
@@ -311,10 +351,20 @@ def create_front(routes: Path, settings: Settings) -> Starlette:
         following.cancel()
         await front.close()
 
-    app = Starlette(routes=[Route("/front/health", health)], lifespan=lifespan)
+    app = Starlette(
+        routes=[Route("/front/health", health)],
+        exception_handlers={HTTPException: _http_error},
+        lifespan=lifespan,
+    )
     app.router.default = front
     app.router.redirect_slashes = False
     return app
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    """What the front's own route refuses."""
+    assert isinstance(error, HTTPException)
+    return JSONResponse(error_body(request.url.path, error.status_code, error.detail), error.status_code, error.headers)
 
 
 def main() -> int:
@@ -339,6 +389,7 @@ def main() -> int:
         access_log=False,
         server_header=False,
         date_header=False,
+        ws="none",
         timeout_graceful_shutdown=settings.drain_seconds,
     )
     # uvicorn raises the signal that stopped it once more when it is done; the default action would be a crash.

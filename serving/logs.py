@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import secrets
 import sys
 import warnings
 from contextvars import ContextVar
@@ -12,7 +14,13 @@ from typing import Any
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
+_GIVEN = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _OWN = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message", "taskName"}
+
+
+def choose_request_id(given: str) -> str:
+    """The id that a client gave in X-Request-Id when it is short and plain, else a new one of 16 hexadecimal digits."""
+    return given if _GIVEN.fullmatch(given) else secrets.token_hex(8)
 
 
 class JsonFormatter(logging.Formatter):
@@ -36,7 +44,8 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name, value in record.__dict__.items() if name not in _OWN}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        # In ASCII: what a client put into a path can then neither break a line nor speak to a terminal.
+        return json.dumps(line, ensure_ascii=True, default=str)
 
 
 def configure_logs(level: str, release: str | None = None) -> None:

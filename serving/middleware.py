@@ -1,23 +1,24 @@
-"""What every request passes: an id, a bounded body, closed routes, a log line, metrics, the release's digest."""
+"""What every request passes: an id, a check of who asks, a bounded body, closed routes, a log line, metrics, the release's digest."""
 
 from __future__ import annotations
 
 import logging
 import re
-import secrets
 import time
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import logs, metrics
-from serving.errors import RequestError, error_body
-from serving.streams import ClientLeft
+from serving.callers import Callers
+from serving.errors import RequestError, asks_kserve, error_body
+from serving.settings import Settings
+from serving.streams import ClientLeft, while_connected
 
 _LOG = logging.getLogger("serving.access")
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CLOSED = [
     (re.compile(r"^/v2/repository(/|$)"), 403, "models are loaded and unloaded by a rollout, not over HTTP"),
     (re.compile(r"^/v2/models/[^/]+/versions(/|$)"), 404, "model versions are not served; leave /versions/… out"),
@@ -29,10 +30,11 @@ _CLIENT_LEFT = 499
 class Frame:
     """ASGI middleware around all routes, KServe's included."""
 
-    def __init__(self, app: ASGIApp, *, release: str, max_body_bytes: int):
+    def __init__(self, app: ASGIApp, *, release: str, settings: Settings):
         self._app = app
         self._release = release
-        self._max_body_bytes = max_body_bytes
+        self._callers = Callers(settings)
+        self._max_body_bytes = settings.max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,12 +50,17 @@ class Frame:
 
     async def _answer(self, exchange: _Exchange, scope: Scope, receive: Receive) -> None:
         try:
+            self._callers.check(scope)
             _refuse_closed(scope)
-            await self._app(scope, _bounded(scope, receive, self._max_body_bytes), exchange.send)
+            receive = _bounded(scope, receive, self._max_body_bytes)
+            if scope["method"] == "POST" and asks_kserve(scope["path"]):
+                await self._infer(scope, receive, exchange.send)
+            else:
+                await self._app(scope, receive, exchange.send)
         except RequestError as error:
             await exchange.refuse(error)
-        except ClientLeft:
-            exchange.status = _CLIENT_LEFT
+        except (ClientLeft, ClientDisconnect):
+            exchange.status = exchange.status or _CLIENT_LEFT
         # The client gets no details; the log has them, with the same request id.
         except Exception:
             _LOG.exception("unexpected fault")
@@ -61,12 +68,22 @@ class Frame:
             await exchange.refuse(RequestError(500, message))
 
 
+    async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One of KServe's routes, which would not notice that the client has left.
+
+        Raises ClientLeft then, and RequestError 415 for a body that is not said to be JSON.
+        """
+        _as_json(scope)
+        request = Request(scope, receive)
+        body = await request.body()
+        await while_connected(request, self._app(scope, _once(body, receive), send))
+
+
 class _Exchange:
     """One request and its reply."""
 
     def __init__(self, scope: Scope, send: Send, release: str):
-        given = Headers(scope=scope).get("x-request-id", "")
-        self.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        self.request_id = logs.choose_request_id(Headers(scope=scope).get("x-request-id", ""))
         self.status: int | None = None
         self._scope, self._send, self._release = scope, send, release
         self._start = time.monotonic()
@@ -110,6 +127,29 @@ def _refuse_closed(scope: Scope) -> None:
             raise RequestError(status, message)
     if "inference-header-content-length" in Headers(scope=scope):
         raise RequestError(400, "binary tensors are not read; send the request as JSON")
+
+
+def _as_json(scope: Scope) -> None:
+    """Makes a request's header a plain `Content-Type: application/json`; KServe does not know its parameters.
+
+    Raises RequestError 415 for other types: KServe would read JSON from some of them, and those a browser sends
+    across origins without asking.
+    """
+    given = Headers(scope=scope).get("content-type", "")
+    if given.partition(";")[0].strip().lower() != "application/json":
+        raise RequestError(415, "send the body as JSON, with the header Content-Type: application/json")
+    kept = [(name, value) for name, value in scope["headers"] if name.lower() != b"content-type"]
+    scope["headers"] = [*kept, (b"content-type", b"application/json")]
+
+
+def _once(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives a body that has been read once more, and then what follows it."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def received() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return received
 
 
 def _bounded(scope: Scope, receive: Receive, limit: int) -> Receive:

@@ -27,6 +27,9 @@ class Settings(BaseModel):
     port: int = Field(8000, ge=1, le=65535)
     """Port to listen on."""
 
+    allowed_hosts: str = Field("", pattern=r"^[A-Za-z0-9.:,\[\]_-]*$")
+    """On a loopback address, further names that a request's Host may have beside localhost, separated by commas."""
+
     max_body_bytes: int = Field(1_048_576, ge=1024)
     """A larger request body is refused with 413."""
 

@@ -42,16 +42,21 @@ async def _disconnected(request: Request) -> None:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events from an async generator, which is closed when the client leaves, not some time later."""
+    """Server-sent events from an async generator, which is closed when the client leaves, not some time later.
 
-    def __init__(self, events: AsyncGenerator[str, None]):
+    So is `source`, which the events are made from: closing a generator that was never begun does not reach what it
+    would have closed itself.
+    """
+
+    def __init__(self, events: AsyncGenerator[str, None], source: AsyncGenerator[Any, None]):
         # no-transform and X-Accel-Buffering keep proxies from collecting tokens
         headers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
         super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._events = events
+        self._events, self._source = events, source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
             await self._events.aclose()
+            await self._source.aclose()

@@ -18,11 +18,11 @@ def evaluate(
     metrics: dsl.Output[dsl.Metrics],
 ):
     """Score base, champion and challenger on the test split, each in its servable form."""
-    import json
     import shutil
     from pathlib import Path
 
     from components.evaluate.config import EvaluationConfig
+    from components.evaluate.summary import read_metrics
     from components.step_config import RunSettings
     from components.store import Store
 
@@ -43,18 +43,13 @@ def evaluate(
             examples=inputs["examples"],
             directory=directory,
         )
+        found = read_metrics(directory)
+        if found:
+            from components.tracking import log_step
 
-    reused = Store(settings).produce("evaluate", config.model_dump(), inputs, output, make)
-    summary = json.loads((output / "scores.json").read_bytes())
-    flat = {
-        f"{model}.{metric}": value
-        for model, values in summary.get("metrics", {}).items()
-        for metric, value in values.items()
-    }
-    for name, value in flat.items():
+            log_step(settings, "evaluate", config.model_dump(), found, [directory / "report.html"])
+
+    Store(settings).produce("evaluate", config.model_dump(), inputs, output, make)
+    for name, value in read_metrics(output).items():
         metrics.log_metric(name, value)
     shutil.copy2(output / "report.html", report.path)
-    if flat and not reused:
-        from components.tracking import log_step
-
-        log_step(settings, "evaluate", config.model_dump(), flat, [output / "report.html"])

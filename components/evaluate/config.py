@@ -9,7 +9,7 @@ class EvaluationConfig(StepConfig):
     """What is scored: answers of the test split, and a few greedy samples to read."""
 
     max_examples: int = Field(default=0, ge=0)
-    """Score at most this many test examples, the first by id; 0 means all."""
+    """Score at most this many test examples, chosen by the hash of their question; 0 means all."""
 
     samples: int = Field(default=16, ge=0)
     """Greedy answers shown side by side in the report."""

@@ -30,6 +30,9 @@ _CONVERT = (
 )
 # what a release or the store writes beside a model
 _NOT_OF_A_MODEL = ("release.json", "golden.json", "system_prompt.txt", MANIFEST_FILE)
+_FROZEN_DATE = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
+"""Takes the clock's place in a chat template; Llama 3's own templates fall back to this day."""
+
 _TOKENIZER = re.compile(r"tokenizer\.json|tekken\.json|vocab\..+|.+\.model")
 
 
@@ -59,7 +62,7 @@ def fetch_base(config: BaseConfig, releases: Path, champion: Path, directory: Pa
     _settle_tokenizer(model, config.chat_template)
     _settle_generation(model, config.generation)
     origin = Origin(
-        source=config.source,
+        source=_source_name(config.source),
         revision=config.revision,
         licence=config.licence,
         digest=f"sha256:{sha256_json(tree_files(model))}",
@@ -67,6 +70,11 @@ def fetch_base(config: BaseConfig, releases: Path, champion: Path, directory: Pa
     (directory / "origin.json").write_text(origin.model_dump_json(indent=1), encoding="utf-8")
     say("base", source=config.source, digest=origin.digest)
     return origin
+
+
+def _source_name(source: str) -> str:
+    """What a release says of its base's source; of a folder its name, since the same base may lie anywhere."""
+    return Path(source).resolve().name if Path(source).is_dir() else source
 
 
 def source_identity(config: BaseConfig, champion: Path) -> str:
@@ -245,6 +253,9 @@ def _settle_tokenizer(model: Path, chat_template: str) -> None:
         )
     if chat_template:
         tokenizer.chat_template = chat_template
+    if isinstance(tokenizer.chat_template, str) and "strftime_now" in tokenizer.chat_template:
+        # a prompt that holds today's date would be another prompt tomorrow: in training, scores and golden answers
+        tokenizer.chat_template = _FROZEN_DATE + tokenizer.chat_template
     if not tokenizer.chat_template:
         raise InputError("the base has no chat template; name one with base.chat_template_file in the run file")
     if not tokenizer.is_fast:

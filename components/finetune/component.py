@@ -30,16 +30,18 @@ def finetune(
 
     def make(directory):
         from components.finetune.train import train
+        from components.tracking import log_step
 
         train(config, Path(base.path), Path(examples.path), directory)
+        # before the result counts as complete, so that no kill leaves a result without its record
+        summary = json.loads((directory / "training.json").read_bytes())
+        log_step(settings, "finetune", config.model_dump(), summary, [directory / "loss.html", directory / "loss.csv"])
 
     inputs = {"base": Path(base.path), "examples": Path(examples.path)}
-    reused = Store(settings).produce("finetune", config.model_dump(), inputs, output, make)
+    # where checkpoints are written does not change where the training ends
+    decisive = config.model_dump(exclude={"checkpoint_steps"})
+    Store(settings).produce("finetune", decisive, inputs, output, make)
     summary = json.loads((output / "training.json").read_bytes())
     for name, value in summary.items():
         metrics.log_metric(name, value)
     shutil.copy2(output / "loss.html", loss_curve.path)
-    if not reused:
-        from components.tracking import log_step
-
-        log_step(settings, "finetune", config.model_dump(), summary, [output / "loss.html", output / "loss.csv"])

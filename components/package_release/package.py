@@ -147,7 +147,7 @@ def _trained_model(base_model: Path, trained: Path) -> PreTrainedModel:
 
 
 def _golden_answers(release: Path, manifest: Release, examples: Path, golden: Golden) -> list[GoldenAnswer]:
-    """Greedy answers of the serving engine to the first validation prompts, with the gaps that the weights give."""
+    """Greedy answers of the serving engine to a few validation questions, with the gaps that the weights give."""
     prompts = _prompts(load_tokenizer(release), examples / "validation.parquet", golden, manifest.context_length)
     engine = open_engine(release)
     try:
@@ -170,13 +170,14 @@ def _golden_answers(release: Path, manifest: Release, examples: Path, golden: Go
 def _prompts(
     tokenizer: PreTrainedTokenizerBase, parquet: Path, golden: Golden, context_length: int
 ) -> list[tuple[list[Message], list[int]]]:
-    """The first questions by id whose golden answer fits into the context, each with its tokens.
+    """The first questions by their hash whose golden answer fits into the context, each with its tokens.
 
     A question that spells out a control token is left out: a server reads it as text, a tokenizer as the token.
     """
     prompts: list[tuple[list[Message], list[int]]] = []
     controls = control_tokens(tokenizer)
-    for messages in pq.read_table(parquet, columns=["id", "messages"]).sort_by("id")["messages"]:
+    table = pq.read_table(parquet, columns=["question_digest", "messages"]).sort_by("question_digest")
+    for messages in table["messages"]:
         question = _question(messages.as_py())
         if any(control in message["content"] for message in question for control in controls):
             continue

@@ -45,7 +45,7 @@ SCHEMA = pa.schema(
         pa.field("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
         pa.field("input_ids", pa.list_(pa.int32())),
         pa.field("supervised", pa.list_(pa.bool_())),
-        pa.field("text_digest", pa.string()),
+        pa.field("question_digest", pa.string()),
     ]
 )
 

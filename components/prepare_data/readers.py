@@ -27,7 +27,8 @@ import pyarrow.parquet
 from components.prepare_data.validate import Reason, Refused
 from components.step_config import InputError
 
-_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".zip")
+# no .zip: an archive has members, and only its first would be read
+_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _BOM = b"\xef\xbb\xbf"
 _SHOWN = 500
 _LARGEST_CELL = 64 * 2**20

@@ -84,7 +84,7 @@ def to_conversation(record: Any) -> Conversation:
     for shape, (fields, _) in _SHAPES.items():
         if any(field in record for field in fields):
             raise Refused(Reason.MISSING_FIELD, f"{shape}: {', '.join(fields)} is null")
-    raise Refused(Reason.UNKNOWN_SHAPE, f"its fields are {', '.join(map(str, record)) or 'none'}")
+    raise Refused(Reason.UNKNOWN_SHAPE, f"its fields are {', '.join(map(ascii, record)) or 'none'}")
 
 
 def _read_r1(record: Record) -> list[Message]:

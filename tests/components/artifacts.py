@@ -118,7 +118,7 @@ def _row(tokenizer, name: str, messages: list[Message], system_prompt: str) -> d
         messages = [{"role": "system", "content": system_prompt}, *messages]
     encoded = encode(tokenizer, messages)
     tokens = {"input_ids": encoded.input_ids, "supervised": encoded.supervised}
-    return {"id": name, "topic": "", "messages": messages, "text_digest": name, **tokens}
+    return {"id": name, "topic": "", "messages": messages, "question_digest": name, **tokens}
 
 
 def make_adapter(directory: Path, base: Path, *, seed: int = 1) -> Path:

@@ -20,6 +20,7 @@ from components.fetch_base.scratch import CHATML
 from components.package_release.gguf import write_gguf
 from components.step_config import InputError
 from components.store import tree_files
+from serving.chat_template import ChatTemplate
 from serving.engine.weights import load_weights
 from serving.release import ReleaseError, read_release
 from tests.components.artifacts import scratch
@@ -155,6 +156,16 @@ def test_the_run_files_template_goes_before_the_bases_own(folder, fetch):
         [{"role": "user", "content": "Why?"}], tokenize=False, add_generation_prompt=True
     )
     assert text == "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant:\n"
+
+
+def test_a_template_that_prints_the_date_prints_the_same_one_for_ever(folder, fetch):
+    dated = '{{ strftime_now("%d %b %Y") }} ' + CHATML
+    model, _ = fetch(folder, chat_template=dated)
+    messages = [{"role": "user", "content": "Why?"}]
+    text = AutoTokenizer.from_pretrained(model).apply_chat_template(messages, tokenize=False)
+    assert text == "26 Jul 2024 <|im_start|>user\nWhy?<|im_end|>\n"
+    served = ChatTemplate((model / "chat_template.jinja").read_text(), {})
+    assert served.render(messages).startswith(text)
 
 
 def test_a_template_inside_tokenizer_config_is_taken_too(folder, fetch):

@@ -89,7 +89,7 @@ def test_what_is_written(run, base_model: Path):
             encoded = chat.encode(tokenizer, row["messages"])
             assert (row["input_ids"], row["supervised"]) == (encoded.input_ids, encoded.supervised)
             assert row["messages"][0] == {"role": "system", "content": "Be plain."}
-            assert len(row["text_digest"]) == 64
+            assert len(row["question_digest"]) == 64
     assert got.data["system_prompt"] == "Be plain."
 
 
