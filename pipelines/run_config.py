@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from components.fetch_base.config import BaseConfig
 from components.finetune.config import TrainingConfig
 from components.prepare_data.config import DataConfig
 from components.quality_gate.config import GateConfig
+from components.resolve_champion.resolve import check_together
 from components.rollout.config import RolloutConfig
 from components.step_config import InputError, RunSettings, StepConfig
 
@@ -47,10 +48,7 @@ class RunConfig(StepConfig):
 
     @model_validator(mode="after")
     def _contexts_fit(self) -> RunConfig:
-        scratch = self.base.scratch
-        if scratch and self.data.max_tokens > scratch.context_length:
-            limit = f"base.scratch.context_length {scratch.context_length}"
-            raise ValueError(f"data.max_tokens {self.data.max_tokens} is more than {limit}")
+        check_together(self.data, self.base)
         return self
 
     def parameters(self) -> dict[str, dict[str, Any]]:
@@ -84,15 +82,10 @@ def load(name: str, run: Mapping[str, Any] | None = None) -> RunConfig:
     if isinstance(settings, dict):
         sections["run"] = {"name": path.stem, **settings, **(run or {})}
     _read_text_files(sections, path)
-    # pydantic takes `yes` for the number 1, and infinity for a number above 0
-    mistakes = dict(_misread_values(sections, ()))
     try:
-        config = RunConfig.model_validate(sections)
+        return RunConfig.model_validate(sections)
     except ValidationError as error:
-        raise RunFileError("\n".join(_lines(mistakes | _problems(error), str(path)))) from error
-    if mistakes:
-        raise RunFileError("\n".join(_lines(mistakes, str(path))))
-    return config
+        raise RunFileError("\n".join(describe(error, str(path)))) from error
 
 
 # --- reading the file ------------------------------------------------------------------------------------------
@@ -187,28 +180,12 @@ def _complaint(kind: str, where: Location, value: Any, message: str) -> tuple[Lo
         return here, "unknown key: it is not text; put it in quotes if it is meant to be"
     if kind == "missing":
         return known, f"required, and missing; give {_allowed(schema)}{_purpose(schema)}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return known, f"{_show(value)}: must be finite: {_allowed(schema)}"
     if kind == "value_error":
         shown = "" if isinstance(value, dict) else f"{_show(value)}: "
         return known, shown + message.removeprefix("Value error, ")
     return known, f"{_show(value)}: must be {_allowed(schema)}{_advice(value, schema)}"
-
-
-def _misread_values(value: Any, location: Location) -> Iterator[tuple[str, str]]:
-    """(dotted key, what is wrong) of each value that the schemas would take for something else than it is."""
-    known, schema = _known_part(location)
-    if known != location:
-        return
-    if isinstance(value, dict):
-        for key, inner in cast(dict[Any, Any], value).items():
-            yield from _misread_values(inner, (*location, key))
-    elif isinstance(value, list) and "items" in schema:
-        for position, inner in enumerate(cast(list[Any], value)):
-            yield from _misread_values(inner, (*location, position))
-    elif schema.get("type") in ("integer", "number"):
-        if isinstance(value, bool):
-            yield _dotted(location), f"{_show(value)}: must be {_allowed(schema)}"
-        elif isinstance(value, float) and not math.isfinite(value):
-            yield _dotted(location), f"{_show(value)}: must be finite: {_allowed(schema)}"
 
 
 @cache

@@ -55,7 +55,7 @@ def work():
 def produce(tmp_path):
     """`produce(make)` fills tmp_path/output by way of a store in tmp_path/store; True when it was reused."""
 
-    def produce(make, *, step="toy", config=None, inputs=None, force=(), output="output"):
+    def produce(make, *, step="finetune", config=None, inputs=None, force=(), output="output"):
         run = RunSettings(name="test", store=str(tmp_path / "store"), force=list(force))
         return Store(run).produce(step, config or {}, inputs or {}, tmp_path / output, make)
 
@@ -63,7 +63,7 @@ def produce(tmp_path):
 
 
 def entries(tmp_path, pattern="*"):
-    return [path for path in (tmp_path / "store" / "steps" / "toy").glob(pattern) if path.is_dir()]
+    return [path for path in (tmp_path / "store" / "steps" / "finetune").glob(pattern) if path.is_dir()]
 
 
 def events(capsys):
@@ -116,17 +116,17 @@ def test_a_result_of_the_store_is_an_input_by_its_content(produce, work, tmp_pat
     after = Work("after")
     produce(work)
     produce(after, step="after", inputs={"toy": tmp_path / "output"})
-    produce(work, force=["toy"])
+    produce(work, force=["finetune"])
     assert work.calls == 2
     produce(after, step="after", inputs={"toy": tmp_path / "output"})
     assert after.calls == 1
     work.text = "changed"
-    produce(work, force=["toy"])
+    produce(work, force=["finetune"])
     produce(after, step="after", inputs={"toy": tmp_path / "output"})
     assert after.calls == 2
 
 
-@pytest.mark.parametrize(("force", "calls"), [(["toy"], 2), (["all"], 2), (["other"], 1)])
+@pytest.mark.parametrize(("force", "calls"), [(["finetune"], 2), (["all"], 2), (["evaluate"], 1)])
 def test_force_makes_the_named_steps_again(force, calls, produce, work, tmp_path):
     produce(work)
     work.text = "again"
@@ -250,7 +250,7 @@ def make(directory):
     (folder / "busy").touch()
     time.sleep(seconds)
 
-Store(RunSettings(name="test", store=str(folder / "store"))).produce("toy", {}, {}, folder / output, make)
+Store(RunSettings(name="test", store=str(folder / "store"))).produce("finetune", {}, {}, folder / output, make)
 """
 
 
@@ -427,17 +427,17 @@ def project(tmp_path, monkeypatch):
     ],
 )
 def test_a_change_in_any_code_that_the_step_runs_makes_it_again(name, project, produce, work):
-    produce(work)
+    produce(work, step="toy")
     (project / name).write_text((project / name).read_text() + "# changed\n")
-    produce(work)
+    produce(work, step="toy")
     assert work.calls == 2
 
 
 @pytest.mark.parametrize("name", ["components/unrelated.py", "components/other/component.py", "serving/app.py"])
 def test_a_change_elsewhere_does_not(name, project, produce, work):
-    produce(work)
+    produce(work, step="toy")
     (project / name).write_text("# changed\n")
-    produce(work)
+    produce(work, step="toy")
     assert work.calls == 1
 
 

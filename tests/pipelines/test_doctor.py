@@ -74,7 +74,7 @@ def test_a_missing_package_is_named(tmp_path, free_port, monkeypatch):
     assert (found.ok, found.required, found.found) == (False, True, "surely_not_installed")
 
 
-@pytest.mark.parametrize(("limit", "name"), [("_MEMORY_GIB", "memory"), ("_DISK_GIB", "disk")])
+@pytest.mark.parametrize(("limit", "name"), [("_MEMORY_GIB", "memory"), ("DISK_GIB", "disk")])
 def test_too_little_is_told_with_what_there_is(tmp_path, free_port, monkeypatch, limit, name):
     monkeypatch.setattr(doctor, limit, 10_000_000)
     found = find(examine(tmp_path, free_port), name)

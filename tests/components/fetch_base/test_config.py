@@ -47,7 +47,7 @@ def test_a_source_that_is_not_pinned_or_not_well_formed_is_refused(fields, says)
     ("generation", "says"),
     [
         ({"temperature": -0.1}, "temperature is -0.1"),
-        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": float("nan")}, "finite number"),
         ({"top_p": 0}, "top_p is 0"),
         ({"top_p": 1.1}, r"top_p is 1\.1"),
         ({"top_k": 2.5}, r"top_k is 2\.5"),

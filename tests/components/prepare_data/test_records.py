@@ -74,7 +74,7 @@ def test_r1_distill_sft_has_its_annotated_answers_in_columns_of_their_own():
         ("hello", Reason.UNKNOWN_SHAPE, "this is a text"),
         (None, Reason.UNKNOWN_SHAPE, "this is a null"),
         ({}, Reason.UNKNOWN_SHAPE, "its fields are none"),
-        ({"frage": "?", "antwort": "!"}, Reason.UNKNOWN_SHAPE, "frage, antwort"),
+        ({"frage": "?", "antwort": "!"}, Reason.UNKNOWN_SHAPE, "'frage', 'antwort'"),
         ({"messages": None}, Reason.MISSING_FIELD, "messages is null"),
         ({"question": "Why?"}, Reason.MISSING_FIELD, "there is no answer"),
         ({"output": "So."}, Reason.MISSING_FIELD, "there is no instruction"),
