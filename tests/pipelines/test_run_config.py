@@ -141,7 +141,7 @@ ONE_MISTAKE = [
     ("training: {rank: -1}", ": training.rank: -1: must be a whole number, at least 1"),
     ("rollout: {port: 70000}", ": rollout.port: 70000: must be a whole number, at least 1 and at most 65535"),
     ("gate: {confidence: 1}", ": gate.confidence: 1: must be a number, above 0.5 and below 1"),
-    ("gate: {margin: .nan}", ": gate.margin: nan: must be a number, above 0"),
+    ("gate: {margin: .nan}", ": gate.margin: nan: must be finite: a number, above 0"),
     ("rollout: {ready_seconds: .inf}", ": rollout.ready_seconds: inf: must be finite: a number, above 0"),
     ("rollout: {service: Energy_Chat}", ": rollout.service: 'Energy_Chat': must be text that matches ^[a-z]"),
     # types
