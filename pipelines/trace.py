@@ -24,7 +24,7 @@ def trace_release(store: Store, digest: str) -> dict[str, Any]:
         "data": release.data_digest,
         "commit": rollout.get("commit") or "unknown",
         "run": rollout.get("run_id") or "unknown",
-        "live since": rollout.get("at", "unknown"),
+        "live since": rollout.get("live_since", rollout.get("at", "unknown")),
         "scores": verdict.get("metrics", "unknown"),
         "verdict": verdict.get("verdict", "unknown"),
         "reason": verdict.get("reason", "unknown"),

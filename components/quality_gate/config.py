@@ -25,7 +25,13 @@ class GateConfig(StepConfig):
     """When a challenger may replace what is live."""
 
     margin: float = Field(default=0.02, gt=0)
-    """Non-inferiority margin in the unit of the comparison: nats per token, or per byte across tokenizers."""
+    """Non-inferiority margin where all models count the same tokens, in nats per token."""
+
+    margin_per_byte: float = Field(default=0.005, gt=0)
+    """The same in nats per byte, for models that count different tokens (another tokenizer or chat template).
+
+    Text has about four bytes to a token, so that 0.005 is as strict as 0.02 per token.
+    """
 
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """Of the one-sided bounds."""

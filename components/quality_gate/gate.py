@@ -45,7 +45,6 @@ class ModelScores:
 
     model: str
     digest: str
-    test_digest: str
     tokenizer: str
     """Digest of the tokenizer that counted `tokens`."""
 
@@ -56,7 +55,10 @@ class ModelScores:
     """Nats over the whole answer."""
 
     tokens: Array
+    """Of the answer, with what the chat template ends a turn with."""
+
     bytes: Array
+    """Of the answer's own text, the same for every model."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +151,11 @@ def read_scores(directory: Path) -> Scores:
             raise GateError(f"{directory}/scores.parquet has scores of {model!r}; known are {', '.join(MODELS)}")
         if model not in tokenizers:
             raise GateError(f"{directory}/scores.json does not name the tokenizer of {model}")
-        scores.models[model] = _scores_of(model, digests[model] or "", scores.test_digest, tokenizers[model], columns)
+        scores.models[model] = _scores_of(model, digests[model] or "", tokenizers[model], columns)
     return scores
 
 
-def _scores_of(model: str, digest: str, test: str, tokenizer: str, columns: dict[str, list[Any]]) -> ModelScores:
+def _scores_of(model: str, digest: str, tokenizer: str, columns: dict[str, list[Any]]) -> ModelScores:
     rows = [row for row, name in enumerate(columns["model"]) if name == model]
     rows.sort(key=lambda row: columns["example_id"][row])
     ids = tuple(columns["example_id"][row] for row in rows)
@@ -164,7 +166,7 @@ def _scores_of(model: str, digest: str, test: str, tokenizer: str, columns: dict
     def numbers(column: str) -> Array:
         return np.array([columns[column][row] for row in rows], dtype=np.float64)
 
-    return ModelScores(model, digest, test, tokenizer, ids, numbers("nll_sum"), numbers("tokens"), numbers("bytes"))
+    return ModelScores(model, digest, tokenizer, ids, numbers("nll_sum"), numbers("tokens"), numbers("bytes"))
 
 
 # ------------------------------------------------------------------------------------------- comparing
@@ -173,26 +175,23 @@ def _scores_of(model: str, digest: str, test: str, tokenizer: str, columns: dict
 def differences(challenger: ModelScores, reference: ModelScores, unit: Unit) -> Array:
     """Paired per-example differences, shape (N,), in the order of the examples' ids.
 
-    Raises GateError when the two were not scored on the same examples of the same test set.
+    Raises GateError when the two were not scored on the same examples, or do not count the same units.
     """
     names = f"{reference.model} and {challenger.model}"
-    if challenger.test_digest != reference.test_digest:
-        raise GateError(
-            f"{names} were scored on different test sets ({reference.test_digest} and {challenger.test_digest}); "
-            "score both on the same one"
-        )
     if challenger.ids != reference.ids:
         only = sorted(set(challenger.ids) ^ set(reference.ids))
         raise GateError(
             f"{reference.model} has {len(reference.ids)} scores and {challenger.model} {len(challenger.ids)}, and "
             f"{len(only)} examples are on one side only ({', '.join(only[:3])}); score both on the same examples"
         )
-    own, other = (challenger.tokens, reference.tokens) if unit == "nats/token" else (challenger.bytes, reference.bytes)
-    if not np.array_equal(own, other):
-        example = challenger.ids[int(np.argmax(own != other))]
+    if not np.array_equal(challenger.bytes, reference.bytes):
+        example = challenger.ids[int(np.argmax(challenger.bytes != reference.bytes))]
         raise GateError(f"{names} were scored on different answers to example {example}; score both on the same data")
+    if unit == "nats/token" and not np.array_equal(challenger.tokens, reference.tokens):
+        raise GateError(f"{names} count different tokens in the same answers; compare them per byte")
+    units = challenger.tokens if unit == "nats/token" else challenger.bytes
     try:
-        return paired_differences(challenger.nll_sum, reference.nll_sum, own)
+        return paired_differences(challenger.nll_sum, reference.nll_sum, units)
     except ValueError as error:
         raise GateError(f"{names} cannot be compared: {error}") from error
 
@@ -207,7 +206,7 @@ def compare(challenger: ModelScores, reference: ModelScores, unit: Unit, config:
     )
     verdict: Verdict = "inconclusive"
     if interval.n >= config.min_examples:
-        verdict = _judge(interval.lower, interval.upper, config.margin)
+        verdict = _judge(interval.lower, interval.upper, margin_of(unit, config))
     effect = None
     if interval.n > 1:
         effect = minimum_detectable_effect(interval.standard_deviation, interval.n, alpha=1 - config.confidence)
@@ -222,6 +221,11 @@ def compare(challenger: ModelScores, reference: ModelScores, unit: Unit, config:
         minimum_detectable_effect=effect,
         verdict=verdict,
     )
+
+
+def margin_of(unit: Unit, config: GateConfig) -> float:
+    """How much worse is still no worse, in the unit."""
+    return config.margin if unit == "nats/token" else config.margin_per_byte
 
 
 def _judge(lower: float, upper: float, margin: float) -> Verdict:
@@ -280,8 +284,12 @@ def decide(scores: Scores, config: GateConfig) -> Decision:
         return nothing_to_decide
     _require_models(scores)
     challenger = scores.models["challenger"]
-    # One margin needs one unit: as soon as one tokenizer differs, everything is counted in bytes.
-    same = all(other.tokenizer == challenger.tokenizer for other in scores.models.values())
+    # One margin needs one unit: as soon as one model counts otherwise, everything is counted in bytes. The same
+    # tokenizer counts otherwise with another chat template, so both are asked.
+    same = all(
+        other.tokenizer == challenger.tokenizer and np.array_equal(other.tokens, challenger.tokens)
+        for other in scores.models.values()
+    )
     unit: Unit = "nats/token" if same else "nats/byte"
     comparisons = {
         name: compare(challenger, scores.models[name], unit, config)
@@ -296,6 +304,7 @@ def decide(scores: Scores, config: GateConfig) -> Decision:
         verdict=verdict,
         reason=reason,
         unit=unit,
+        margin=margin_of(unit, config),
         comparisons=comparisons,
         bounds=bounds,
         metrics=metrics,
@@ -337,9 +346,10 @@ def _sentence(name: str, comparison: Comparison, config: GateConfig) -> str:
         finding = f"worse than the {name}"
     else:
         finding = f"the {comparison.n} examples do not tell whether it is worse than the {name}"
+    margin = margin_of(comparison.unit, config)
     numbers = (
         f"{comparison.difference:+.4f} {comparison.unit}, {config.confidence:.0%} bounds "
-        f"{comparison.lower:+.4f} and {comparison.upper:+.4f}, margin {config.margin:g}, n={comparison.n}"
+        f"{comparison.lower:+.4f} and {comparison.upper:+.4f}, margin {margin:g}, n={comparison.n}"
     )
     if comparison.verdict == "inconclusive" and comparison.minimum_detectable_effect is not None:
         numbers += f"; the smallest difference that they would show is {comparison.minimum_detectable_effect:.4f}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -50,9 +51,36 @@ def validate(parameters: dict[str, dict[str, Any]]) -> dict[str, StepConfig]:
             configs[name] = schema.model_validate(parameters[name])
         except ValidationError as error:
             mistakes += [_mistake(name, detail) for detail in error.errors()]
+    if "KFP_POD_NAME" in os.environ:
+        mistakes += _mistakes_in_cluster(configs)
     if mistakes:
         raise InputError("; ".join(mistakes))
+    check_together(cast(DataConfig, configs["data"]), cast(BaseConfig, configs["base"]))
     return configs
+
+
+def check_together(data: DataConfig, base: BaseConfig) -> None:
+    """What no schema sees by itself. Raises InputError when an example may be longer than a model from scratch reads.
+
+    Asked of a run file before anything is submitted, and here again.
+    """
+    scratch = base.scratch
+    if scratch and data.max_tokens > scratch.context_length:
+        limit = f"base.scratch.context_length {scratch.context_length}"
+        raise InputError(f"data.max_tokens {data.max_tokens} is more than {limit}")
+
+
+def _mistakes_in_cluster(configs: dict[str, StepConfig]) -> list[str]:
+    """What a pod cannot do: its machine and its own folders are gone when it ends."""
+    mistakes: list[str] = []
+    run, rollout = configs.get("run"), configs.get("rollout")
+    if isinstance(run, RunSettings) and not Path(run.store).is_absolute():
+        mistakes.append(f"run.store: {run.store!r}: it ends with its pod; name a mounted folder by its absolute path")
+    if isinstance(rollout, RolloutConfig) and rollout.target == "local":
+        mistakes.append(
+            "rollout.target: 'local': the local target serves on one machine; it cannot roll out from a cluster"
+        )
+    return mistakes
 
 
 def _mistake(parameter: str, detail: Any) -> str:

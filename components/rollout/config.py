@@ -35,5 +35,8 @@ class RolloutConfig(StepConfig):
     ready_seconds: float = Field(default=120, gt=0)
     """A candidate that is not ready by then is removed; also the longest that one golden answer may take."""
 
-    drain_seconds: float = Field(default=30, gt=0)
-    """How long the old release may finish the answers that it has begun."""
+    drain_seconds: float = Field(default=120, gt=0)
+    """How long the old release may finish the answers that it has begun; its server is told the same.
+
+    The longest answer that a server gives by default, 1024 tokens, takes about a minute on two CPU cores.
+    """

@@ -17,13 +17,15 @@ from components.rollout.config import RolloutConfig
 from components.rollout.golden import GoldenCheck
 from components.rollout.local import SERVING, Commands, LocalTarget, configuration
 from components.rollout.machine import Outcome, Rollout, Step
-from components.rollout.target import Observation
+from components.rollout.target import Observation, TargetError
 from components.step_config import InputError, RunSettings
 from components.store import Store, link_tree, write_atomically
 from serving.release import ReleaseError, read_release, verify_release
 
 ROLLOUT_FILE = "rollout.json"
 LIVE_FILE = "live.json"
+_ORIGIN = ("run", "run_id", "commit", "at")
+"""What a record says about the run that first brought the release live; a return changes none of it."""
 
 
 def deliver(
@@ -63,6 +65,7 @@ def back(
     """Return to an earlier release, the one before by default, as every rollout goes; the content of live.json.
 
     `digest` may be shortened to its first digits. After a return the release that was left is "the one before".
+    The release keeps the run and the commit that it came from.
     """
     config = configuration(store, service)
     seen = LocalTarget(store, config, commands=commands).observe()
@@ -70,7 +73,7 @@ def back(
     if wanted is None:
         raise InputError(f"nothing was live before {seen.live or 'now'}; name the release to go to")
     verify(store, wanted)
-    return _bring(store, config, wanted, seen.live, RunSettings(name="rollout back", store=str(store.root)), commands)
+    return _bring(store, config, wanted, seen.live, None, commands)
 
 
 def status(store: Store, service: str | None = None) -> dict[str, Any]:
@@ -177,18 +180,32 @@ def _permitted(digest: str, champion: Path, decision: Path) -> str | None:
 
 
 def _bring(
-    store: Store, config: RolloutConfig, digest: str, expected: str | None, run: RunSettings, commands: Commands
+    store: Store, config: RolloutConfig, digest: str, expected: str | None, run: RunSettings | None, commands: Commands
 ) -> dict[str, Any]:
-    target = LocalTarget(store, config, run=run.name, run_id=run.run_id, commands=commands)
+    """Roll out and record it; `run` is None for a return, which keeps the run that the release came from."""
+    origin = _origin(store, digest)
+    run_id = run.run_id if run else origin.get("run_id", "")
+    target = LocalTarget(store, config, run=run.name if run else "rollout back", run_id=run_id, commands=commands)
     check = GoldenCheck(config.service, config.gap_bound, config.ready_seconds)
     outcome = Rollout(target, digest, expected, store.release, check, _announce).run()
-    record = _record(config, outcome, run)
-    _attest(store, outcome, record)
     say("live", step="rollout", action=outcome.action, release=digest, url=outcome.url)
+    record = _record(config, outcome, run)
+    if outcome.action != "rolled out":
+        record["live_since"] = origin.get("live_since", record["live_since"])
+    if run is None:
+        record |= {key: origin[key] for key in _ORIGIN if key in origin}
+    _attest(store, outcome, record)
     return record
 
 
-def _record(config: RolloutConfig, outcome: Outcome, run: RunSettings) -> dict[str, Any]:
+def _origin(store: Store, digest: str) -> dict[str, Any]:
+    """What is attested about the run that a release came from; {} when nothing is."""
+    path = store.attestations(digest) / ROLLOUT_FILE
+    return cast("dict[str, Any]", json.loads(path.read_bytes())) if path.exists() else {}
+
+
+def _record(config: RolloutConfig, outcome: Outcome, run: RunSettings | None) -> dict[str, Any]:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     return {
         "digest": outcome.digest,
         "service": config.service,
@@ -196,18 +213,25 @@ def _record(config: RolloutConfig, outcome: Outcome, run: RunSettings) -> dict[s
         "url": outcome.url,
         "action": outcome.action,
         "previous": outcome.previous,
-        "run": run.name,
-        "run_id": run.run_id,
-        "commit": run.commit,
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "run": run.name if run else "",
+        "run_id": run.run_id if run else "",
+        "commit": run.commit if run else "",
+        "at": now,
+        "live_since": now,
     }
 
 
 def _attest(store: Store, outcome: Outcome, record: dict[str, Any]) -> None:
     """Put the record beside the release, unless it says less than the one that is there."""
     path = store.attestations(outcome.digest) / ROLLOUT_FILE
-    if outcome.action == "rolled out" or not path.exists():
+    if outcome.action != "rolled out" and path.exists():
+        return
+    try:
         write_atomically(path, json.dumps(record, indent=1))
+    except OSError as error:
+        raise TargetError(
+            f"this rollout could not be recorded in {path} ({error}); mend that and repeat it. {outcome.digest} is live"
+        ) from error
 
 
 def _announce(step: Step) -> None:

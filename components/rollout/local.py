@@ -3,7 +3,7 @@
     <store>/local/<service>/state.json     what is live, which processes were started, what was live before
                             routes.json    what the front routes by; replaced by rename
                             lock           held by the rollout that is at work
-                            logs/          one per server, one per front
+                            logs/          one per server, those of the last removed ones too; one per front
 
 A process is noted before it is started and its id afterwards, so that one that was started by a rollout that
 was killed in between is found again by its command line.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import socket
 import sys
@@ -39,6 +40,10 @@ HOST = "127.0.0.1"
 _IN_FORCE_SECONDS = 10.0
 _FRONT_SECONDS = 60.0
 """The front loads nothing; it needs a second."""
+
+_FRONT_LOG_BYTES = 10_000_000
+_OLD_LOGS = 5
+"""Logs of removed servers that are kept."""
 
 
 class _Record(BaseModel):
@@ -273,6 +278,7 @@ class LocalTarget:
         if digest != state.live:
             state.candidate = digest
         self._start(state, state.servers[digest])
+        self._remove_old_logs(state)
 
     def route(self, weights: Mapping[str, int]) -> None:
         """See Target.route."""
@@ -325,6 +331,7 @@ class LocalTarget:
         if state.candidate == digest:
             state.candidate = None
         self._save(state)
+        self._remove_old_logs(state)
 
     def stop_all(self) -> list[str]:
         """End the fronts, then the servers; what is live is remembered. Returns what was ended, in words."""
@@ -344,6 +351,7 @@ class LocalTarget:
         state.fronts, state.servers, state.candidate = {}, {}, None
         self._write_routes([])
         self._save(state)
+        self._remove_old_logs(state)
         return ended
 
     def require_port(self) -> None:
@@ -367,12 +375,18 @@ class LocalTarget:
 
     def _start(self, state: State, process: ServerProcess) -> None:
         self._save(state)
-        drain = {"SLIPWAY_DRAIN_SECONDS": str(round(self._config.drain_seconds))}
+        # Whole seconds, and never fewer than it is given here before it is ended.
+        drain = {"SLIPWAY_DRAIN_SECONDS": str(math.ceil(self._config.drain_seconds))}
         process.pid, process.mark = processes.start(process.command, Path(process.log), drain)
         self._save(state)
 
     def _front_log(self) -> Path:
         return self._directory / "logs" / f"front-{self._config.port}.log"
+
+    def _remove_old_logs(self, state: State) -> None:
+        in_use = {Path(server.log).name for server in state.servers.values()}
+        logs = [path for path in (self._directory / "logs").glob("*.log") if not path.name.startswith("front-")]
+        processes.keep_newest([path for path in logs if path.name not in in_use], _OLD_LOGS)
 
     def _ensure_front(self) -> None:
         """Have a front that answers at the public port."""
@@ -386,6 +400,7 @@ class LocalTarget:
         command = self._commands.front(self._routes, self._config.port)
         front = ServerProcess(command=command, port=self._config.port, log=str(self._front_log()), since=time.time())
         state.fronts[key] = front
+        processes.rotate(self._front_log(), _FRONT_LOG_BYTES)
         self._start(state, front)
         deadline = time.monotonic() + _FRONT_SECONDS
         while self._front_health() is None:

@@ -12,12 +12,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 _PROJECT = Path(__file__).resolve().parents[2]
+_TAIL_BYTES = 16 * 1024
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
@@ -28,13 +30,14 @@ def start_mark(pid: int) -> str | None:
     """
     _reap(pid)
     try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
         if sys.platform != "linux":
-            return f"{process.create_time():.6f}"
-        # Field 22 of stat(5); the second field is a name in parentheses that may itself hold spaces.
+            process = psutil.Process(pid)
+            return None if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.6f}"
+        # Fields 3 (state), 20 (threads) and 22 (start) of stat(5); the second is a name in parentheses that may
+        # itself hold spaces. A zombie whose threads are still ending holds its files and its port until they have.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if fields[0] in "ZX" and int(fields[17]) <= 1:
+            return None
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}:{fields[19]}"
     except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError, ProcessLookupError):
         return None
@@ -91,12 +94,28 @@ def exit_code(pid: int) -> int | None:
 
 
 def last_lines(log: Path, count: int = 5) -> str:
-    """The end of a log, on one line."""
+    """The end of a log, on one line; at most its last 16 KiB are read."""
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
     except FileNotFoundError:
         return ""
     return " | ".join(line.strip() for line in lines[-count:] if line.strip())
+
+
+def rotate(log: Path, at_bytes: int) -> None:
+    """Set a log that has grown too large aside as `<log>.1`, in the place of the one before."""
+    with suppress(FileNotFoundError):
+        if log.stat().st_size > at_bytes:
+            log.replace(log.with_name(f"{log.name}.1"))
+
+
+def keep_newest(logs: Iterable[Path], count: int) -> None:
+    """Remove all but the newest of these logs."""
+    for log in sorted(logs, key=lambda path: path.stat().st_mtime_ns, reverse=True)[count:]:
+        log.unlink(missing_ok=True)
 
 
 def _gone_within(pid: int, mark: str, seconds: float) -> bool:

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 
 class TargetError(RuntimeError):
-    """The place where it serves did not do what was asked; the message says what to do."""
+    """The place where it serves did not do what was asked; the message says what to do, and what is live."""
 
 
 class RolloutBusy(TargetError):
@@ -30,7 +30,7 @@ class CheckFailed(RuntimeError):
 
 
 class RolloutFailed(RuntimeError):
-    """The release did not go live; what was live before still is."""
+    """The release did not go live; the message ends with what is live now."""
 
 
 @dataclass(frozen=True)

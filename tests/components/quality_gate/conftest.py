@@ -19,10 +19,11 @@ def _write_scores(
     *,
     ids: dict[str, list[str]] | None = None,
     tokens: dict[str, np.ndarray] | None = None,
+    lengths: dict[str, np.ndarray] | None = None,
     tokenizers: dict[str, str] | None = None,
     **facts,
 ) -> Path:
-    """`losses`: model -> nats per token, shape (N,). Every answer has 10 tokens and 40 bytes unless told."""
+    """`losses`: model -> nats per token, shape (N,). Every answer has 10 tokens and 40 bytes (`lengths`)."""
     columns: dict[str, list] = {name: [] for name in ("example_id", "model", "nll_sum", "tokens", "bytes")}
     for model, values in losses.items():
         counts = (tokens or {}).get(model, np.full(len(values), 10))
@@ -30,7 +31,7 @@ def _write_scores(
         columns["model"] += [model] * len(values)
         columns["nll_sum"] += (np.asarray(values) * counts).tolist()
         columns["tokens"] += counts.tolist()
-        columns["bytes"] += [40] * len(values)
+        columns["bytes"] += (lengths or {}).get(model, np.full(len(values), 40)).tolist()
     directory.mkdir(parents=True, exist_ok=True)
     kinds = {"example_id": pa.string(), "model": pa.string(), "nll_sum": pa.float64(), "tokens": pa.int32()}
     kinds |= {"bytes": pa.int32()}

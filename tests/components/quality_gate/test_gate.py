@@ -141,6 +141,31 @@ def test_another_tokenizer_switches_every_comparison_to_bytes(tmp_path, decided,
     assert decision.comparisons["champion"].difference == pytest.approx(-0.3 / 4, abs=0.01)
 
 
+def test_another_template_with_the_same_tokenizer_switches_to_bytes_too(tmp_path, decided, noisy):
+    """A template that ends a turn with one more token counts otherwise, in answers that are the same."""
+    losses = {"base": noisy(0), "champion": noisy(0, seed=1), "challenger": noisy(-0.3, seed=2)}
+    decision = decided(tmp_path, losses, tokens={"champion": np.full(200, 11)})
+    assert decision.verdict == "pass" and decision.unit == "nats/byte"
+    assert {comparison.unit for comparison in decision.comparisons.values()} == {"nats/byte"}
+
+
+def test_each_unit_has_its_own_margin(tmp_path, decided, noisy):
+    """0.1 nats per token worse is 0.025 per byte."""
+    losses = {"base": noisy(0), "challenger": noisy(0.1, spread=0.01, seed=1)}
+    other = {"base": "sha256:1", "challenger": "sha256:2"}
+    wide_per_token = GateConfig(resamples=999, margin=0.2, margin_per_byte=0.01)
+    assert decided(tmp_path, losses, wide_per_token).verdict == "pass"
+    decision = decided(tmp_path, losses, wide_per_token, tokenizers=other)
+    assert decision.verdict == "fail" and decision.margin == 0.01 and "margin 0.01, n=200" in decision.reason
+    wide_per_byte = GateConfig(resamples=999, margin=0.02, margin_per_byte=0.05)
+    assert decided(tmp_path, losses, wide_per_byte, tokenizers=other).verdict == "pass"
+    assert decided(tmp_path, losses, wide_per_byte).verdict == "fail"
+
+
+def test_the_two_default_margins_are_equally_strict_at_four_bytes_to_a_token():
+    assert pytest.approx(4 * GateConfig().margin_per_byte) == GateConfig().margin
+
+
 def test_swapping_the_sides_flips_the_sign(tmp_path, write_scores, noisy):
     scores = read_scores(write_scores(tmp_path, {"base": noisy(0), "challenger": noisy(-0.2, seed=1)})).models
     forth = compare(scores["challenger"], scores["base"], "nats/token", CONFIG)
@@ -185,11 +210,12 @@ def test_a_planted_regression_of_the_stated_size_is_caught(tmp_path, write_score
 # ---------------------------------------------------------------------------------------------- refusals
 
 
-def test_different_test_sets_are_refused(tmp_path, write_scores, noisy):
-    scores = read_scores(write_scores(tmp_path, {"base": noisy(0), "challenger": noisy(0, seed=1)})).models
-    other = replace(scores["base"], test_digest="sha256:other")
-    with pytest.raises(GateError, match=r"different test sets \(sha256:other and sha256:eee"):
-        differences(scores["challenger"], other, "nats/token")
+def test_different_token_counts_are_not_compared_per_token(tmp_path, write_scores, noisy):
+    losses = {"base": noisy(0), "challenger": noisy(0, seed=1)}
+    scores = read_scores(write_scores(tmp_path, losses, tokens={"base": np.full(200, 11)})).models
+    with pytest.raises(GateError, match="base and challenger count different tokens in the same answers"):
+        differences(scores["challenger"], scores["base"], "nats/token")
+    assert differences(scores["challenger"], scores["base"], "nats/byte").shape == (200,)
 
 
 def test_different_examples_are_refused(tmp_path, decided, noisy):
@@ -204,9 +230,9 @@ def test_different_numbers_of_examples_are_refused(tmp_path, decided, noisy):
 
 
 def test_different_answers_under_the_same_id_are_refused(tmp_path, decided, noisy):
-    tokens = {"base": np.array([10] * 199 + [11])}
+    lengths = {"base": np.array([40] * 199 + [41])}
     with pytest.raises(GateError, match="different answers to example e0199"):
-        decided(tmp_path, {"base": noisy(0), "challenger": noisy(0, seed=1)}, tokens=tokens)
+        decided(tmp_path, {"base": noisy(0), "challenger": noisy(0, seed=1)}, lengths=lengths)
 
 
 def test_an_example_that_is_scored_twice_is_refused(tmp_path, decided, noisy):

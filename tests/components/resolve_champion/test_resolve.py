@@ -29,6 +29,11 @@ PARAMETERS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _outside_of_a_cluster(monkeypatch):
+    monkeypatch.delenv("KFP_POD_NAME", raising=False)
+
+
 @pytest.fixture
 def store(tmp_path):
     return Store(RunSettings(name="t", store=str(tmp_path / "store")))
@@ -118,6 +123,27 @@ def test_a_mistake_in_any_parameter_is_one_line(parameter, change, words):
 def test_every_mistake_is_named_at_once():
     with pytest.raises(InputError, match=r"run.name: is missing; gate.margin: 0: .*"):
         validate(PARAMETERS | {"run": {}, "gate": {"margin": 0}})
+
+
+def test_examples_longer_than_a_model_from_scratch_reads_are_refused():
+    scratch = {"vocabulary": 512, "layers": 2, "width": 64, "heads": 4, "context_length": 128, "corpus": ["c.txt"]}
+    parameters = PARAMETERS | {"base": {"source": "scratch", "scratch": scratch}}
+    words = r"^data.max_tokens 129 is more than base.scratch.context_length 128$"
+    with pytest.raises(InputError, match=words):
+        validate(parameters | {"data": {"sources": ["data.jsonl"], "max_tokens": 129}})
+    validate(parameters | {"data": {"sources": ["data.jsonl"], "max_tokens": 128}})
+
+
+def test_a_cluster_is_not_a_machine_that_serves(monkeypatch, tmp_path):
+    here = {"name": "t", "store": str(tmp_path)}
+    validate(PARAMETERS)
+    monkeypatch.setenv("KFP_POD_NAME", "resolve-champion-1")
+    with pytest.raises(InputError, match=r"the local target serves on one machine; it cannot roll out from a cluster$"):
+        validate(PARAMETERS | {"run": here})
+    with pytest.raises(
+        InputError, match=r"run\.store: '\.slipway': it ends with its pod; .*; rollout\.target: 'local'"
+    ):
+        validate(PARAMETERS)
 
 
 def test_the_face_validates_before_it_looks(tmp_path, capsys):

@@ -11,14 +11,17 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
-from components.rollout import deliver
+from components.rollout import deliver, local
 from components.rollout.local import process_id
 from components.rollout.target import ChampionMoved, RolloutBusy, RolloutFailed, TargetError
 from components.step_config import InputError
+from pipelines.trace import trace_release
 
 
 def test_first_rollout_then_the_next_then_back(place, capsys):
@@ -50,6 +53,104 @@ def test_first_rollout_then_the_next_then_back(place, capsys):
         "done",
         "apply",
     ]
+
+
+def test_a_return_and_a_restart_keep_where_a_release_comes_from(place):
+    first, second = place.release("first"), place.release("second")
+    place.run = place.run.model_copy(update={"name": "laptop", "commit": "c0ffee"})
+    place.roll(first)
+    path = place.store.attestations(place.digest(first)) / "rollout.json"
+    origin = json.loads(path.read_text())
+    path.write_text(json.dumps(origin | {"at": "2026-01-01T00:00:00+00:00", "live_since": "2026-01-01T00:00:00+00:00"}))
+    place.run = place.run.model_copy(update={"run_id": "run-2"})
+    place.roll(second)
+
+    returned = deliver.back(place.store, commands=place.commands)
+    kept = json.loads(path.read_text())
+    assert {key: kept[key] for key in ("run", "run_id", "commit")} == {
+        "run": "laptop",
+        "run_id": "run-1",
+        "commit": "c0ffee",
+    }
+    assert kept["at"].startswith("2026-01-01") and kept["live_since"] > kept["at"] and returned == kept
+    assert [entry.run_id for entry in place.target().state().history] == ["run-1", "run-2", "run-1"]
+    assert trace_release(place.store, place.digest(first))["run"] == "run-1"
+
+    deliver.down(place.store)
+    started = deliver.back(place.store, place.digest(first), commands=place.commands)
+    assert started["action"] == "started again" and started["live_since"] == kept["live_since"]
+    assert json.loads(path.read_text()) == kept
+
+
+def test_a_rollout_that_cannot_be_recorded_says_that_the_release_is_live(place):
+    release = place.release("first")
+    in_the_way = place.store.attestations(place.digest(release))
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.write_text("no folder")
+    with pytest.raises(TargetError, match=rf"could not be recorded in .*\. {place.digest(release)} is live$"):
+        place.roll(release)
+    place.settled_on(place.digest(release))
+    in_the_way.unlink()
+    place.roll(release)
+    assert json.loads((in_the_way / "rollout.json").read_text())["run_id"] == "run-1"
+
+
+def test_an_old_release_that_cannot_be_removed_does_not_fail_the_rollout(place, monkeypatch, capsys):
+    first, second = place.release("first"), place.release("second")
+    place.roll(first)
+
+    def refuse(*_):
+        raise PermissionError("not yours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local.processes, "stop", refuse)
+        assert place.roll(second)["action"] == "rolled out"
+    assert place.live() == place.digest(second) and place.running() == {place.digest(first), place.digest(second)}
+    assert "it is not removed: not yours; the next rollout tries again" in capsys.readouterr().out
+    place.roll(second)
+    place.settled_on(place.digest(second))
+
+
+def test_logs_of_removed_servers_are_kept_for_the_last_five_only(place):
+    releases = [place.release("first"), place.release("second")]
+    place.roll(releases[0])
+    logs = place.store.root / "local/chat/logs"
+    for number in range(9):
+        (logs / f"0123456789ab-{number}.log").write_text("an old one")
+        os.utime(logs / f"0123456789ab-{number}.log", (number, number))
+    place.roll(releases[1])
+    kept = {path.name for path in logs.iterdir()}
+    assert len(kept) == 5 + 2  # one server runs, and the front
+    assert {f"0123456789ab-{number}.log" for number in (5, 6, 7, 8)} < kept
+    assert {Path(server.log).name for server in place.target().state().servers.values()} < kept
+
+
+def test_the_log_of_a_front_is_set_aside_when_it_has_grown(place, monkeypatch):
+    release = place.release("first")
+    place.roll(release)
+    log = place.target()._front_log()
+    deliver.down(place.store)
+    log.write_text("long ago\n" * 100)
+    place.roll(release)
+    assert "long ago" in log.read_text()
+    deliver.down(place.store)
+    monkeypatch.setattr(local, "_FRONT_LOG_BYTES", 500)
+    place.roll(release)
+    assert "long ago" not in log.read_text()
+    assert "long ago" in log.with_name(f"{log.name}.1").read_text()
+
+
+def test_a_server_drains_as_long_as_the_rollout_waits_for_it(place):
+    release = place.release("first")
+    place.config = place.config.model_copy(update={"drain_seconds": 2.5})
+    place.roll(release)
+    state = place.target().state()
+    for process in (*state.servers.values(), *state.fronts.values()):
+        assert psutil.Process(process.pid).environ()["SLIPWAY_DRAIN_SECONDS"] == "3"
+
+
+def test_the_longest_answer_on_two_cores_is_not_cut_off_by_default(place):
+    assert type(place.config)().drain_seconds == 120
 
 
 def test_the_same_release_again_changes_nothing(place):
@@ -145,7 +246,7 @@ def test_a_bad_candidate_is_removed_and_the_old_one_stays(served, behaviour, rea
     place, good = served
     with pytest.raises(RolloutFailed, match=reason) as failure:
         place.roll(place.release(behaviour, behaviour))
-    assert f"{place.digest(good)} stays live" in str(failure.value)
+    assert str(failure.value).endswith(f"{place.digest(good)} is live.")
     place.settled_on(place.digest(good))
 
 
@@ -169,7 +270,7 @@ def test_a_dead_old_release_serves_again_before_a_bad_candidate_is_refused(place
     good, bad = place.release("good"), place.release("bad", "wrong")
     place.roll(good)
     deliver.down(place.store)
-    with pytest.raises(RolloutFailed, match="stays live"):
+    with pytest.raises(RolloutFailed, match=r"is live\.$"):
         place.roll(bad)
     place.settled_on(place.digest(good))
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from components.rollout import deliver, local, processes
+from components.rollout.target import RolloutFailed
+from tests.components.rollout.conftest import fake_server
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -85,6 +89,68 @@ def test_killed_after_every_moment_and_called_again(served):
         outcomes.append(found == new)
     # Once switched, always switched: up to some moment the old one is live, from then on the new one.
     assert outcomes == sorted(outcomes) and set(outcomes) == {False, True}
+
+
+def roll_and_die_after_the_switch(place, artifact) -> None:
+    """A rollout in a child process that ends between the switch and the promotion."""
+    child = os.fork()
+    if child == 0:
+        local.LocalTarget.promote = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        place.roll(artifact)
+        os._exit(1)  # it was to be killed
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+
+
+def kill_processes(place, *digests) -> None:
+    """The servers of these releases and the front, as when the machine is started anew or memory runs out."""
+    state = place.target().state()
+    for victim in (*(state.servers[digest] for digest in digests), *state.fronts.values()):
+        os.kill(victim.pid, signal.SIGKILL)
+        while local.process_id(victim):
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def switched(place):
+    """A rollout of `new` over `old` that was killed after the switch: (place, old, new)."""
+    old, new = place.release("old"), place.release("new")
+    place.roll(old)
+    roll_and_die_after_the_switch(place, new)
+    assert place.live() == place.digest(new) and place.target().state().live == place.digest(old)
+    return place, old, new
+
+
+@pytest.mark.parametrize("wanted", ["new", "old", "third"])
+@pytest.mark.parametrize("both", [False, True], ids=["candidate", "both"])
+def test_a_switched_candidate_whose_server_died_too_is_started_again(switched, wanted, both):
+    place, old, new = switched
+    kill_processes(place, place.digest(new), *([place.digest(old)] if both else []))
+    assert place.live() == place.digest(new)  # what the next run compares with
+    artifact = {"new": new, "old": old}.get(wanted) or place.release("third")
+    place.roll(artifact)
+    place.settled_on(place.digest(artifact))
+
+
+@pytest.mark.parametrize("wanted", ["new", "third"])
+def test_a_switched_candidate_that_cannot_start_again_gives_way(switched, wanted):
+    place, old, new = switched
+    kill_processes(place, place.digest(new), place.digest(old))
+    place.commands = replace(place.commands, server=lambda release, model, port: _failing(place, new, release, port))
+    if wanted == "new":
+        with pytest.raises(RolloutFailed, match=rf"{place.digest(old)} is live\.$"):
+            place.roll(new)
+        place.settled_on(place.digest(old))
+    else:
+        third = place.release("third")
+        place.roll(third)
+        place.settled_on(place.digest(third))
+
+
+def _failing(place, artifact, release, port):
+    """The server's command line; that of one release names a folder that is not there."""
+    bad = release == place.store.release(place.digest(artifact))
+    return fake_server(release / "gone" if bad else release, "chat", port)
 
 
 @pytest.mark.parametrize("at", [1, 3, 5])
