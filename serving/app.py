@@ -64,7 +64,7 @@ def add_routes(app: FastAPI, generator: Generator, settings: Settings) -> None:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     param, code = (error.param, error.code) if isinstance(error, RequestError) else (None, None)
-    body = error_body(request.url.path, error.status_code, str(error.detail), param, code)
+    body = error_body(request.scope["path"], error.status_code, str(error.detail), param, code)
     return JSONResponse(body, error.status_code, error.headers)
 
 
@@ -72,4 +72,4 @@ async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     details: list[Any] = list(error.errors())
     message, param = describe_validation(details)
-    return JSONResponse(error_body(request.url.path, 400, message, param), 400)
+    return JSONResponse(error_body(request.scope["path"], 400, message, param), 400)

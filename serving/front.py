@@ -364,7 +364,8 @@ def create_front(routes: Path, settings: Settings) -> Starlette:
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     """What the front's own route refuses."""
     assert isinstance(error, HTTPException)
-    return JSONResponse(error_body(request.url.path, error.status_code, error.detail), error.status_code, error.headers)
+    body = error_body(request.scope["path"], error.status_code, error.detail)
+    return JSONResponse(body, error.status_code, error.headers)
 
 
 def main() -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,13 @@ from serving.errors import RequestError
 from serving.limits import Admission
 from serving.release import Release
 from serving.settings import Settings
-from serving.tokenizer import Detokenizer, ReleaseTokenizer
+from serving.tokenizer import Detokenizer, PromptTooLong, ReleaseTokenizer
 
 _LOG = logging.getLogger("serving")
+# Engines divide by the temperature and sum up probabilities in float32: below these they overflow or choose nothing.
+_LEAST_TEMPERATURE = 1e-4
+_LEAST_TOP_P = 1e-6
+_QUICK_CHARACTERS = 4096  # tokenized in a few milliseconds; more would hold up everybody's streams
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,31 @@ class Generator:
         metrics.WAITING.set_function(lambda: self.admission.waiting)
         metrics.RELEASE.labels(model=name, release=release.digest).set(1)
 
-    def plan_chat(self, messages: Sequence[Message], options: Options) -> Plan:
+    def check_engine(self) -> None:
+        """Raises RequestError 503 when the engine has failed: it will not answer again."""
+        if self.engine.failure:
+            raise RequestError(503, f"the engine has failed: {self.engine.failure}")
+
+    async def plan_chat(self, messages: Sequence[Message], options: Options) -> Plan:
         """Check a conversation. Raises RequestError 400 for what the model cannot take."""
+        characters = sum(len(message["content"]) for message in messages)
+        context = self.release.context_length
         try:
-            return self.plan(self.tokenizer.prompt_ids(messages), options, "messages")
+            prompt_ids = await _tokenize(lambda: self.tokenizer.prompt_ids(messages, context), characters)
         except TemplateRefused as error:
             raise RequestError(400, str(error), param="messages") from error
+        except PromptTooLong as error:
+            raise _too_long(str(error), "messages") from error
+        return self.plan(prompt_ids, options, "messages")
+
+    async def plan_text(self, text: str, options: Options) -> Plan:
+        """Check a text that the model is to continue. Raises RequestError 400 as `plan`."""
+        context = self.release.context_length
+        try:
+            prompt_ids = await _tokenize(lambda: self.tokenizer.encode_prompt(text, context), len(text))
+        except PromptTooLong as error:
+            raise _too_long(str(error), "prompt") from error
+        return self.plan(prompt_ids, options)
 
     def plan(self, prompt_ids: list[int], options: Options, field_name: str = "prompt") -> Plan:
         """Check a prompt and complete the options. Raises RequestError 400 when it does not fit the context."""
@@ -90,13 +114,8 @@ class Generator:
         if not prompt_ids:
             raise RequestError(400, f"{field_name} is empty; write at least one character", param=field_name)
         if room < 1:
-            raise RequestError(
-                400,
-                f"the prompt has {len(prompt_ids)} tokens, and the model's context holds {context} with the answer; "
-                "shorten it",
-                param=field_name,
-                code="context_length_exceeded",
-            )
+            tokens = f"the prompt has {len(prompt_ids)} tokens"
+            raise _too_long(f"{tokens}, and the model's context holds {context} with the answer", field_name)
         return Plan(prompt_ids, self._sampling(options, room), options.stop)
 
     def _sampling(self, options: Options, room: int) -> Sampling:
@@ -107,13 +126,19 @@ class Generator:
                 f"max_tokens is {options.max_tokens}; this prompt leaves {room} tokens of the model's context, "
                 f"and the server writes at most {self._settings.max_output_tokens}: ask for at most {largest}",
                 param="max_tokens",
-                code="context_length_exceeded",
+                # A shorter prompt mends it only when the context is what is exceeded.
+                code="context_length_exceeded" if options.max_tokens > room else None,
             )
         asked = {name: value for name in ("temperature", "top_p") if (value := getattr(options, name)) is not None}
+        fields = self._defaults | asked
+        if fields["temperature"] < _LEAST_TEMPERATURE:
+            fields["temperature"] = 0.0
+        if "top_p" in fields:
+            fields["top_p"] = max(fields["top_p"], _LEAST_TOP_P)
         return Sampling(
             max_tokens=options.max_tokens or min(largest, self._settings.default_output_tokens),
             seed=None if options.seed is None else options.seed % 2**32,
-            **(self._defaults | asked),
+            **fields,
         )
 
     async def stream(self, plan: Plan) -> AsyncGenerator[Piece, None]:
@@ -150,6 +175,15 @@ class Generator:
                 answer.token_ids += piece.token_ids
                 answer.finish_reason = piece.finish_reason or answer.finish_reason
         return answer
+
+
+async def _tokenize(work: Callable[[], list[int]], characters: int) -> list[int]:
+    """Token ids, made in a thread when the text is long: the event loop writes everybody's streams meanwhile."""
+    return work() if characters <= _QUICK_CHARACTERS else await asyncio.to_thread(work)
+
+
+def _too_long(message: str, field_name: str) -> RequestError:
+    return RequestError(400, f"{message}; shorten it", param=field_name, code="context_length_exceeded")
 
 
 def _read_defaults(directory: Path) -> dict[str, Any]:

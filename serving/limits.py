@@ -24,13 +24,18 @@ class Admission:
         self.running = 0
         self.waiting = 0
 
+    @property
+    def capacity(self) -> int:
+        """How many may run and wait together."""
+        return self._max_running + self._max_waiting
+
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
         """Wait for a place and hold it.
 
         Raises RequestError 429 at once when the queue is full; Retry-After estimates when it will not be.
         """
-        if self.running + self.waiting >= self._max_running + self._max_waiting:
+        if self.running + self.waiting >= self.capacity:
             raise RequestError(
                 429,
                 f"{self.running} answers are being written and {self.waiting} requests wait; try again later",

@@ -1,4 +1,4 @@
-"""What every request passes: an id, a check of who asks, a bounded body, closed routes, a log line, metrics, the release's digest."""
+"""What every request passes: an id, a look at who asks, a bounded body, closed routes, a log line and metrics."""
 
 from __future__ import annotations
 
@@ -66,7 +66,6 @@ class Frame:
             _LOG.exception("unexpected fault")
             message = f"unexpected fault; the log of request {exchange.request_id} has it"
             await exchange.refuse(RequestError(500, message))
-
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One of KServe's routes, which would not notice that the client has left.

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from serving.errors import RequestError, describe_validation
 from serving.generation import Answer, Generator, Plan
+from serving.openai import encodable
 from serving.routes import GenerateRequest, generate_reply
 
 _MOST_PROMPTS = 64
@@ -54,9 +55,9 @@ class ReleaseModel(Model):
     async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
         """Answer every prompt of a request. Raises RequestError."""
         if isinstance(payload, InferRequest):
-            plans = self._v2_plans(payload)
+            plans = await self._v2_plans(payload)
             return self._v2_response(payload, await self._answers(plans))
-        plans = self._v1_plans(payload)
+        plans = await self._v1_plans(payload)
         answers = await self._answers(plans)
         return {
             "predictions": [
@@ -76,7 +77,7 @@ class ReleaseModel(Model):
             raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    def _v1_plans(self, payload: Any) -> list[Plan]:
+    async def _v1_plans(self, payload: Any) -> list[Plan]:
         if isinstance(payload, bytes):
             raise _refusal("send the body as JSON, with the header Content-Type: application/json")
         if not isinstance(payload, dict) or not isinstance(payload.get("instances"), list):
@@ -85,26 +86,29 @@ class ReleaseModel(Model):
         if not isinstance(parameters, dict) or set(payload) - {"instances", "parameters"}:
             raise _refusal('beside "instances" there may only be an object "parameters"')
         instances = [{"prompt": item} if isinstance(item, str) else item for item in payload["instances"]]
-        return self._plans(instances, parameters)
+        return await self._plans(instances, parameters)
 
-    def _v2_plans(self, request: InferRequest) -> list[Plan]:
+    async def _v2_plans(self, request: InferRequest) -> list[Plan]:
         names = [item.name for item in request.inputs]
         if names != ["prompt"] or request.inputs[0].datatype != "BYTES" or len(request.inputs[0].shape) != 1:
             raise _refusal(f'the inputs must be one "prompt" of datatype BYTES and shape [N], not {names}')
+        _check_id(request.id or "")
         prompts = [_text(item) for item in _data(request.inputs[0])]
         if len(prompts) != request.inputs[0].shape[0]:
             raise _refusal(f'"prompt" has shape {request.inputs[0].shape} and {len(prompts)} elements')
         parameters = {name: value for name, value in (request.parameters or {}).items() if name != "binary_data_output"}
-        return self._plans([{"prompt": prompt} for prompt in prompts], parameters)
+        return await self._plans([{"prompt": prompt} for prompt in prompts], parameters)
 
-    def _plans(self, instances: list[Any], parameters: dict[str, Any]) -> list[Plan]:
-        if not 1 <= len(instances) <= _MOST_PROMPTS:
-            raise _refusal(f"a request holds 1 to {_MOST_PROMPTS} prompts, not {len(instances)}")
+    async def _plans(self, instances: list[Any], parameters: dict[str, Any]) -> list[Plan]:
+        # More than find a place in an idle server would be told to try again later, for ever.
+        most = min(_MOST_PROMPTS, self._generator.admission.capacity)
+        if not 1 <= len(instances) <= most:
+            raise _refusal(f"a request holds 1 to {most} prompts, not {len(instances)}")
         plans: list[Plan] = []
         for index, instance in enumerate(instances):
             fields = parameters | instance if isinstance(instance, dict) else instance
             try:
-                plans.append(GenerateRequest.model_validate(fields).plan(self._generator))
+                plans.append(await GenerateRequest.model_validate(fields).plan(self._generator))
             except ValidationError as error:
                 details = [{**item, "loc": ("body", *item["loc"])} for item in error.errors(include_input=False)]
                 raise _refusal(f"prompt {index}: {describe_validation(details)[0]}") from error
@@ -126,6 +130,14 @@ class ReleaseModel(Model):
 
 def _refusal(message: str) -> RequestError:
     return RequestError(400, message)
+
+
+def _check_id(text: str) -> None:
+    """The reply gives the id again, so it must be text."""
+    try:
+        encodable(text)
+    except ValueError as error:
+        raise _refusal(f"id {error}") from error
 
 
 def _data(tensor: InferInput) -> list[Any]:

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from serving import logs
 from serving.errors import RequestError, openai_error
 from serving.generation import Answer, Generator, Options, Piece, Plan
-from serving.streams import EventStream, while_connected
+from serving.streams import ClientLeft, EventStream, while_connected
 
 _NO_EFFECT = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -41,9 +41,16 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
 }
 """Fields of the OpenAI API that are not supported -> values that ask for nothing."""
+_ECHOED = ("refusal", "annotations", "audio", "function_call", "tool_calls")
+"""What OpenAI's client shows in an answer, empty, and sends back with the conversation."""
 
 
-def _encodable(text: str) -> str:
+def _asks_for_nothing(value: Any, neutral: tuple[Any, ...]) -> bool:
+    # Python takes 0 for False, OpenAI does not: `logprobs: 0` asks for the chosen token's.
+    return any(value == item and isinstance(value, bool) == isinstance(item, bool) for item in neutral)
+
+
+def encodable(text: str) -> str:
     """JSON can write half a surrogate pair, which is no text."""
     try:
         text.encode()
@@ -52,9 +59,9 @@ def _encodable(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_encodable)]
-NonEmptyText = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
-_Stop = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_encodable)]
+Text = Annotated[str, AfterValidator(encodable)]
+NonEmptyText = Annotated[str, Field(min_length=1), AfterValidator(encodable)]
+_Stop = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(encodable)]
 
 
 class TextPart(BaseModel):
@@ -74,6 +81,14 @@ class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[TextPart]
     name: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_echo(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or fields.get("role") != "assistant":
+            return fields
+        empty = (None, "", [], {})
+        return {name: value for name, value in fields.items() if name not in _ECHOED or value not in empty}
 
     def plain(self) -> dict[str, str]:
         """Role and text, as templates take them; "developer" is OpenAI's newer word for "system"."""
@@ -120,7 +135,7 @@ class _OpenAIRequest(AnswerOptions):
             return fields
         for name, neutral in _NEUTRAL.items():
             value = fields.get(name)
-            if value is not None and value not in neutral:
+            if value is not None and not _asks_for_nothing(value, neutral):
                 raise ValueError(f"{name} is not supported with this value; leave it out")
         return {name: value for name, value in fields.items() if name not in _NEUTRAL and name not in _NO_EFFECT}
 
@@ -179,28 +194,29 @@ class _Routes:
         if ":" in model:  # /v1/models/NAME:predict, which takes POST
             raise HTTPException(405, "Method Not Allowed", {"Allow": "POST"})
         self._check_model(model)
+        self._generator.check_engine()
         return self._card() | {"name": model, "ready": True}
 
     async def chat(self, body: ChatRequest, request: Request) -> dict[str, Any] | EventStream:
         """Answer a conversation."""
         self._check_model(body.model)
-        plan = self._generator.plan_chat([message.plain() for message in body.messages], body.options())
+        plan = await self._generator.plan_chat([message.plain() for message in body.messages], body.options())
         return await self._reply(body, plan, request, _ChatShape(self._generator))
 
     async def complete(self, body: CompletionRequest, request: Request) -> dict[str, Any] | EventStream:
         """Continue a text."""
         self._check_model(body.model)
-        plan = self._generator.plan(self._prompt_ids(body.prompt), body.options())
+        plan = await self._plan(body.prompt, body.options())
         return await self._reply(body, plan, request, _CompletionShape(self._generator))
 
-    def _prompt_ids(self, prompt: str | list[int] | list[str]) -> list[int]:
+    async def _plan(self, prompt: str | list[int] | list[str], options: Options) -> Plan:
         if isinstance(prompt, str):
-            return self._generator.tokenizer.encode(prompt)
+            return await self._generator.plan_text(prompt, options)
         if prompt and isinstance(prompt[0], str):
-            return self._generator.tokenizer.encode(prompt[0])
+            return await self._generator.plan_text(prompt[0], options)
         token_ids = [token for token in prompt if isinstance(token, int)]
         self._generator.tokenizer.check_ids(token_ids)
-        return token_ids
+        return self._generator.plan(token_ids, options)
 
     def _check_model(self, name: str | None) -> None:
         if name not in (None, self._generator.name):
@@ -231,9 +247,13 @@ class _Routes:
             return shape.whole(answer, plan, with_ids)
         pieces = self._generator.stream(plan)
         # The first piece is awaited here, so that a full queue still becomes a 429 and not a broken stream.
-        first = await while_connected(request, anext(pieces))
+        try:
+            first = await while_connected(request, anext(pieces))
+        except ClientLeft:
+            await pieces.aclose()
+            raise
         usage = body.stream_options is not None and body.stream_options.include_usage
-        return EventStream(_events(shape, plan, first, pieces, usage=usage, with_ids=with_ids))
+        return EventStream(_events(shape, plan, first, pieces, usage=usage, with_ids=with_ids), pieces)
 
 
 class _Shape:
@@ -330,8 +350,6 @@ async def _events(
         yield "data: [DONE]\n\n"
     except RequestError as error:
         yield _event(openai_error(error.status_code, error.detail, error.param, error.code))
-    finally:
-        await rest.aclose()
 
 
 async def _chain(first: Piece, rest: AsyncGenerator[Piece, None]) -> AsyncIterator[Piece]:

@@ -42,11 +42,11 @@ class GenerateRequest(AnswerOptions):
             raise ValueError("give either prompt or messages")
         return self
 
-    def plan(self, generator: Generator) -> Plan:
+    async def plan(self, generator: Generator) -> Plan:
         """Checked against the model. Raises RequestError."""
         if self.messages is None:
-            return generator.plan_chat([{"role": "user", "content": self.prompt or ""}], self.options())
-        return generator.plan_chat([message.plain() for message in self.messages], self.options())
+            return await generator.plan_chat([{"role": "user", "content": self.prompt or ""}], self.options())
+        return await generator.plan_chat([message.plain() for message in self.messages], self.options())
 
 
 def generate_reply(generator: Generator, plan: Plan, answer: Answer) -> dict[str, Any]:
@@ -66,14 +66,13 @@ def own_router(generator: Generator) -> APIRouter:
 
     @router.post("/generate")
     async def generate(body: GenerateRequest, request: Request) -> dict[str, Any]:
-        plan = body.plan(generator)
+        plan = await body.plan(generator)
         answer = await while_connected(request, generator.answer(plan))
         return generate_reply(generator, plan, answer)
 
     @router.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> dict[str, Any]:
-        if generator.engine.failure:
-            raise RequestError(503, f"the engine has failed: {generator.engine.failure}")
+        generator.check_engine()
         return {"status": "ok", "release": generator.release.digest, "model": generator.name}
 
     @router.api_route("/", methods=["GET", "HEAD"])

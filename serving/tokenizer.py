@@ -18,6 +18,10 @@ _UNCERTAIN = 3  # a UTF-8 character has at most four bytes, so at most three can
 _START, _END = "\U000f0000", "\U000f0001"  # private-use characters, taken out of what users send
 
 
+class PromptTooLong(ValueError):
+    """A text that cannot fit into the model's context, however it is cut into tokens."""
+
+
 class ReleaseTokenizer:
     """What turns requests into prompts for one release."""
 
@@ -32,6 +36,8 @@ class ReleaseTokenizer:
             raise ReleaseError(f"{directory}: tokenizer, template or system prompt cannot be read: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        # An added token may also swallow the spaces around it; no text of any sense is mostly that.
+        self._longest = max(map(len, self._tokenizer.get_vocab(with_added_tokens=True)), default=1)
         self._template = ChatTemplate(template, special_tokens(config))
         control = [
             token.content
@@ -42,17 +48,19 @@ class ReleaseTokenizer:
         self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._marked = re.compile(f"{_START}({self._control.pattern}){_END}|[{_START}{_END}]")
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+    def prompt_ids(self, messages: Sequence[Message], context: int | None = None) -> list[int]:
         """Token ids of a conversation up to the assistant's next answer.
 
         The release's system prompt is put first when no message is a system message. Control tokens in a
         message's text are encoded as ordinary text: a user cannot end her turn and speak as the system.
+        Raises PromptTooLong, before the costly part, for what cannot be `context` tokens or fewer.
         """
         if self.system_prompt and not any(message["role"] == "system" for message in messages):
             messages = [{"role": "system", "content": self.system_prompt}, *messages]
         marked = [{**message, "content": self._mark(message["content"])} for message in messages]
         # split() of one group gives [text, control token, text, …, text]; None stands for a lone mark
         pieces = self._marked.split(self._template.render(marked))
+        self._check_length(sum(len(piece) for piece in pieces if piece), context)
         token_ids = self.encode(pieces[0])
         for index, piece in enumerate(pieces[1:], start=1):
             if piece:
@@ -62,6 +70,11 @@ class ReleaseTokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of raw text; nothing is added."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_prompt(self, text: str, context: int) -> list[int]:
+        """Token ids of raw text. Raises PromptTooLong as `prompt_ids`."""
+        self._check_length(len(text), context)
+        return self.encode(text)
 
     def check_ids(self, token_ids: Sequence[int]) -> None:
         """Raises RequestError 400 for an id that is not in the vocabulary."""
@@ -73,6 +86,12 @@ class ReleaseTokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids; special tokens are left out."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+    def _check_length(self, characters: int, context: int | None) -> None:
+        if context is not None and characters > context * self._longest:
+            raise PromptTooLong(
+                f"the prompt has {characters} characters, more than the model's context of {context} tokens can hold"
+            )
 
     def _mark(self, text: str) -> str:
         text = text.replace(_START, "").replace(_END, "")

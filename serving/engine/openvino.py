@@ -78,6 +78,9 @@ class OpenVinoEngine:
         if self._failure or self._closing:
             raise EngineError(self._failure or "the engine is closed")
         self._inbox.put(request)
+        # It may have fallen into the inbox after the last look; whoever reads the error twice reads the first.
+        if self._failure:
+            request.put(EngineError(self._failure))
 
     def cancel(self, request: Request) -> None:
         """The stepping thread sees it before its next step."""

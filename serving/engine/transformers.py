@@ -7,6 +7,7 @@ something (torch's generator is global). Needs torch, which the base install of 
 from __future__ import annotations
 
 import queue
+import secrets
 import threading
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -59,6 +60,9 @@ class TransformersEngine:
         if self._failure or self._closing:
             raise EngineError(self._failure or "the engine is closed")
         self._inbox.put(request)
+        # It may have fallen into the inbox after the last look; whoever reads the error twice reads the first.
+        if self._failure:
+            request.put(EngineError(self._failure))
 
     def cancel(self, request: Request) -> None:
         """The stopping criterion sees it after the token in progress."""
@@ -84,8 +88,10 @@ class TransformersEngine:
     @torch.inference_mode()
     def _answer(self, request: Request) -> None:
         streamer = _Streamer(request, self._end_token_ids)
-        if request.sampling.temperature > 0 and request.sampling.seed is not None:
-            torch.manual_seed(request.sampling.seed)
+        if request.sampling.temperature > 0:
+            # Without a seed too: the generator would go on with the numbers of the last request that had one.
+            seed = request.sampling.seed
+            torch.manual_seed(secrets.randbits(63) if seed is None else seed)
         prompt_BT = torch.tensor([request.prompt_ids])  # (1, T)
         self._model.generate(
             input_ids=prompt_BT,

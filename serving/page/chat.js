@@ -8,6 +8,8 @@ const EXAMPLES = [
   "Is it worth insulating the attic before the walls?",
   "Why is electricity sometimes cheaper when it is windy?",
 ];
+// Room for a whole answer is asked for, so that a long conversation is shortened and not the answer.
+const ANSWER_TOKENS = 256;
 const STORAGE_KEY = "slipway.conversation";
 
 const element = (id) => document.getElementById(id);
@@ -220,22 +222,27 @@ async function request(signal) {
   let messages = turns
     .filter((turn) => turn.content)
     .map(({ role, content }) => ({ role, content }));
+  let limit = { max_tokens: ANSWER_TOKENS };
   while (true) {
     const response = await fetch("/v1/chat/completions", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ messages, stream: true }),
+      body: JSON.stringify({ messages, ...limit, stream: true }),
       signal,
     });
     showRelease(response.headers.get("X-Slipway-Release"));
     if (response.ok) return response;
     const error = await readError(response);
-    if (error.code !== "context_length_exceeded") throw new Refused(describe(response, error));
-    if (messages.length > 1) {
+    const tooLong = response.status === 413 || error.code === "context_length_exceeded";
+    if (tooLong && messages.length > 1) {
       messages = messages.slice(messages[1].role === "assistant" ? 2 : 1);
       say("The oldest turns were left out: the conversation is too long for the model.");
-    } else {
+    } else if (error.param === "max_tokens" && limit.max_tokens) {
+      limit = {}; // a small model or server: the answer gets what room there is
+    } else if (tooLong) {
       throw new Refused("This question is too long for the model. Please shorten it.");
+    } else {
+      throw new Refused(describe(response, error));
     }
   }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,6 +110,30 @@ def start_server(releases: dict[str, Path], tmp_path_factory: pytest.TempPathFac
 def server(start_server: StartServer) -> Running:
     """A server with default settings, but for a small body limit."""
     return start_server(SLIPWAY_MAX_BODY_BYTES="20000")
+
+
+@contextmanager
+def front_before(server: Running, directory: Path) -> Iterator[Running]:
+    """A front whose only backend is `server`."""
+    routes = directory / "routes.json"
+    backend = {"url": server.url, "weight": 100, "release": httpx.get(server.url + "/health").json()["release"]}
+    routes.write_text(json.dumps({"service": MODEL, "backends": [backend]}))
+    running = start(["serving.front", "--routes", str(routes)], directory / "front.log", "/front/health")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def fronted(server: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A front before `server`."""
+    with front_before(server, tmp_path_factory.mktemp("fronted")) as running:
+        yield running
+
+
+@pytest.fixture(params=["server", "fronted"])
+def entrance(request: pytest.FixtureRequest) -> Running:
+    """Both ways to a server: as a script asks it, and through the front as users do."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="session")

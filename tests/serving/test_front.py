@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
+import re
+import socket
 import threading
 import time
 from collections import Counter
@@ -71,7 +74,13 @@ class FakeBackend:
         body = (await request.body()).decode()
         path = request.scope["raw_path"].decode()
         return JSONResponse(
-            {"path": path, "query": request.url.query, "body": body, "headers": dict(request.headers)},
+            {
+                "path": path,
+                "query": request.url.query,
+                "target": f"{path}?{request.scope['query_string'].decode()}",
+                "body": body,
+                "headers": dict(request.headers),
+            },
             status_code=int(request.query_params.get("status", 200)),
         )
 
@@ -159,6 +168,80 @@ def test_requests_pass_unchanged(front: Running, routes_file: Path, make_backend
     assert httpx.head(front.url + "/echo/x").headers["content-type"] == "application/json"
 
 
+def test_headers_and_path_pass_byte_by_byte(front: Running, routes_file: Path, make_backend: MakeBackend) -> None:
+    set_routes(front, routes_file, make_backend("a").route(1))
+    connection = http.client.HTTPConnection(front.url.removeprefix("http://"), timeout=10)
+    target = '/echo/a/../b//./%7E%2f%c3%A9|^`{}?x=a|b&y=%zz&z="<>'
+    connection.putrequest("GET", target)
+    connection.putheader("X-Latin", b"\xe9")
+    connection.putheader("X-Name", "Zoë 電気".encode())
+    connection.putheader("X-Request-Id", "é".encode())
+    connection.endheaders()
+    reply = connection.getresponse()
+    assert reply.status == 200
+    seen = json.loads(reply.read())
+    connection.close()
+    assert seen["target"] == target
+    assert seen["headers"]["x-latin"] == "é"
+    assert seen["headers"]["x-name"].encode("latin-1").decode() == "Zoë 電気"
+    assert re.fullmatch("[0-9a-f]{16}", seen["headers"]["x-request-id"])
+    assert front.log.read_bytes().isascii()
+
+
+def test_a_request_to_upgrade_is_an_ordinary_one(front: Running, routes_file: Path, make_backend: MakeBackend) -> None:
+    set_routes(front, routes_file, make_backend("a").route(1))
+    headers = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    headers["Sec-WebSocket-Key"] = "dGhlIHNhbXBsZSBub25jZQ=="
+    assert httpx.get(front.url + "/name", headers=headers).json() == {"name": "a"}
+
+
+def test_all_paths_but_health_go_to_a_backend(front: Running, routes_file: Path, make_backend: MakeBackend) -> None:
+    set_routes(front, routes_file, make_backend("a").route(1))
+    assert httpx.get(front.url + "/front/other").text == "Not Found"  # the backend's words
+    assert httpx.post(front.url + "/front/health").status_code == 405
+    refused = httpx.get(front.url + "/front/health", headers={"Host": "evil.example"})
+    assert refused.status_code == 403 and "localhost" in refused.json()["error"]["message"]
+
+
+def test_what_the_front_refuses_has_the_routes_shape_and_names_the_release(
+    front: Running, routes_file: Path, make_backend: MakeBackend
+) -> None:
+    a, b = make_backend("a").route(1), make_backend("b").route(1)
+    dead = {"url": f"http://127.0.0.1:{free_port()}", "weight": 1, "release": "sha256:dead"}
+    long = b"x" * 5000
+
+    def refused(status: int, content: bytes = b"") -> tuple[str | None, str]:
+        """Release and words; the same on routes of both kinds."""
+        kserve = httpx.post(front.url + "/v2/models/m/infer", content=content)
+        openai = httpx.post(front.url + "/v1/chat/completions", content=content)
+        assert kserve.status_code == openai.status_code == status
+        assert kserve.json() == {"error": openai.json()["error"]["message"]}
+        assert kserve.headers.get("x-slipway-release") == openai.headers.get("x-slipway-release")
+        assert kserve.headers["x-request-id"] and ("retry-after" in kserve.headers) == (status == 503)
+        return kserve.headers.get("x-slipway-release"), kserve.json()["error"]
+
+    set_routes(front, routes_file)
+    assert refused(503) == (None, "no release is served at the moment; try again in a moment")
+    set_routes(front, routes_file, a, b | {"weight": 0})
+    assert refused(413, long) == ("sha256:a", "the body is longer than 4096 bytes; shorten the conversation")
+    set_routes(front, routes_file, a, b)
+    assert refused(413, long)[0] is None
+    set_routes(front, routes_file, dead)
+    assert refused(503) == ("sha256:dead", "no backend answers; try again in a moment")
+
+
+def test_a_client_that_leaves_while_it_sends_is_no_fault(front: Running) -> None:
+    host, _, port = front.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"POST /name HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf")
+        time.sleep(0.1)
+    deadline = time.monotonic() + 5
+    while '"status": 499' not in front.log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert "Traceback" not in front.log.read_text()
+
+
 def test_weights_are_honoured(front: Running, routes_file: Path, make_backend: MakeBackend) -> None:
     set_routes(front, routes_file, make_backend("a").route(3), make_backend("b").route(1))
     with httpx.Client() as client:
@@ -209,7 +292,8 @@ def test_a_client_that_leaves_closes_the_upstream(front: Running, routes_file: P
 
 def test_a_bad_routes_file_changes_nothing(front: Running, routes_file: Path, make_backend: MakeBackend) -> None:
     set_routes(front, routes_file, make_backend("a").route(1))
-    for text in ("{", '{"service": "s", "backends": [{"url": "ftp://x", "weight": 1, "release": "r"}]}'):
+    one = '{"service": "s", "backends": [{"url": "%s", "weight": 1, "release": "r"}]}'
+    for text in ("{", one % "ftp://x", one % "http://a:b"):
         routes_file.write_text(text)
         time.sleep(0.15)
         assert httpx.get(front.url + "/name").json() == {"name": "a"}
@@ -260,5 +344,12 @@ def test_a_switch_under_load_loses_no_request(front: Running, routes_file: Path,
 
 
 def test_an_address_that_cannot_be_used_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"cannot listen on nowhere\.invalid:.* or another address"):
+        start(
+            ["serving.front", "--routes", str(tmp_path / "r")],
+            tmp_path / "log",
+            "/front/health",
+            HOST="nowhere.invalid",
+        )
     with pytest.raises(AssertionError, match=r"cannot listen on 203\.0\.113\.1:.* choose another port"):
         start(["serving.front", "--routes", str(tmp_path / "r")], tmp_path / "log", "/front/health", HOST="203.0.113.1")

@@ -1,7 +1,8 @@
-"""Random requests, half of them nearly right: none may be the server's fault."""
+"""Random requests, half of them nearly right: none may be the server's fault, nor the front's."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import random
 from typing import Any
@@ -21,7 +22,8 @@ ROUTES: dict[str, dict[str, Any]] = {
     f"/v2/models/{MODEL}/infer": {"id": "1", "inputs": [TENSOR], "parameters": {"max_tokens": 1}, "outputs": []},
 }
 ODD: list[Any] = [
-    None, True, 0, -1, 1, 2**70, 1e308, 0.5, "", "x", "\x00", "\ud800", "😀" * 50, "<|im_end|>", [], {}, [None], [[]],
+    None, True, 0, -1, 1, 2**70, 1e308, 0.5, 1e-320, 1e-50, 1e-42, "", "x",
+    "\x00", "\ud800", "😀" * 50, "<|im_end|>", [], {}, [None], [[]],
     {"a": 1}, ["x", 5], [2**40], {"type": "text"}, {"role": "user"}, [{"role": "user", "content": []}], "\udfff" * 3,
 ]  # fmt: skip
 
@@ -44,7 +46,7 @@ def twist(draw: random.Random, value: Any) -> Any:
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_no_request_is_the_servers_fault(server: Running, path: str) -> None:
+def test_no_request_is_the_servers_fault(entrance: Running, path: str) -> None:
     draw = random.Random(path)
     seen: dict[int, int] = {}
     with httpx.Client(timeout=30) as client:
@@ -53,10 +55,58 @@ def test_no_request_is_the_servers_fault(server: Running, path: str) -> None:
             for _ in range(draw.choice([0, 1, 1, 2, 4])):
                 body = twist(draw, body)
             reply = client.post(
-                server.url + path, content=json.dumps(body), headers={"Content-Type": "application/json"}
+                entrance.url + path, content=json.dumps(body), headers={"Content-Type": "application/json"}
             )
             assert reply.status_code in (200, 400, 404), (body, reply.text)
             if reply.status_code != 200:
                 assert reply.json()["error"], body
             seen[reply.status_code] = seen.get(reply.status_code, 0) + 1
     assert seen[200] > 20 and seen[400] > 20
+
+
+@pytest.mark.parametrize("value", [1e-320, 1e-50, 1e-42, 1e-5])
+def test_choice_from_next_to_nothing_is_greedy(entrance: Running, value: float) -> None:
+    def text(**fields: float) -> str:
+        reply = httpx.post(entrance.url + "/generate", json={"prompt": "Why?", "max_tokens": 8, "seed": 1, **fields})
+        assert reply.status_code == 200, reply.text
+        return reply.json()["text"]
+
+    greedy = text(temperature=0)
+    assert text(temperature=value) == greedy
+    assert text(temperature=1, top_p=value) == greedy
+
+
+def ask(url: str, method: str, target: str, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes]:
+    """One request as it is written here: httpx would put the path in order."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+    try:
+        connection.putrequest(method, target, skip_accept_encoding=True)
+        for name, value in headers:
+            connection.putheader(name, value)
+        connection.endheaders()
+        reply = connection.getresponse()
+        return reply.status, reply.read()
+    finally:
+        connection.close()
+
+
+def test_no_path_or_header_is_the_servers_fault(entrance: Running) -> None:
+    draw = random.Random(5)
+    parts = ["/", "//", "..", ".", "%2e", "%2F", "%00", "%ff", "%zz", "|", "~", "é".encode().hex(), "v1", "models", ":",
+             "?", "&", "x=1", "#", "{", "[", "]", "@", ";", "\\", "^", "`", '"', "<", "%C3%A9", "a" * 300]  # fmt: skip
+    values = [
+        b"\xe9",
+        "Zo\u00eb \u96fb\u6c17".encode(),
+        b"\xff\xfe",
+        b"",
+        b"a,b",
+        b"text/html;charset=\xe9",
+        b"0",
+        b"\t",
+    ]
+    names = [b"X-Name", b"Accept", b"Content-Type", b"X-Request-Id", b"Cookie", b"Authorization", b"Connection", b"Te"]
+    for _ in range(250):
+        target = "/" + "".join(draw.choices(parts, k=draw.randrange(6)))
+        headers = [(draw.choice(names), draw.choice(values)) for _ in range(draw.randrange(4))]
+        status, body = ask(entrance.url, draw.choice(["GET", "HEAD", "OPTIONS", "DELETE"]), target, headers)
+        assert status < 500, (target, headers, body)

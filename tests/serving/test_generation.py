@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from serving.engine import Delta, EngineError, Sampling
 from serving.errors import RequestError
-from serving.generation import Generator, Options
+from serving.generation import Generator, Options, Plan
 from serving.release import read_release
 from serving.settings import Settings, read_settings
 from tests.serving.tiny import CONTEXT, make_release
@@ -50,6 +51,10 @@ def make(directory: Path, engine: ScriptedEngine, settings: Settings | None = No
     return Generator("energy-chat", directory, read_release(directory), engine, settings or read_settings({}))
 
 
+def plan_question(generator: Generator, options: Options | None = None) -> Plan:
+    return asyncio.run(generator.plan_chat(QUESTION, options or Options()))
+
+
 @pytest.fixture(scope="module")
 def directory(releases: dict[str, Path]) -> Path:
     return releases["openvino"]
@@ -58,7 +63,7 @@ def directory(releases: dict[str, Path]) -> Path:
 def test_an_engine_that_fails_is_a_503_with_its_words(directory: Path) -> None:
     generator = make(directory, ScriptedEngine(Delta([300], None), EngineError("out of memory")))
     with pytest.raises(RequestError, match="the engine failed: out of memory") as caught:
-        asyncio.run(generator.answer(generator.plan_chat(QUESTION, Options())))
+        asyncio.run(generator.answer(plan_question(generator)))
     assert caught.value.status_code == 503
     assert generator.admission.running == generator.admission.waiting == 0
 
@@ -70,7 +75,7 @@ def test_a_stop_string_split_over_tokens_closes_the_engine_early(directory: Path
     generator = make(directory, engine)
 
     async def texts(*stop: str) -> list[str]:
-        plan = generator.plan_chat(QUESTION, Options(stop=stop))
+        plan = await generator.plan_chat(QUESTION, Options(stop=stop))
         return [piece.text async for piece in generator.stream(plan)]
 
     assert len(tokenizer.encode("END")) > 1
@@ -93,13 +98,16 @@ def test_a_stop_string_split_over_tokens_closes_the_engine_early(directory: Path
         ),
         ({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, Options(temperature=0), {"temperature": 0}),
         ({"do_sample": True, "top_p": 0.9}, Options(top_p=0.5, seed=-1), {"top_p": 0.5, "seed": 2**32 - 1}),
+        ({"do_sample": True, "temperature": 1e-9}, Options(top_p=1e-320), {"temperature": 0.0, "top_p": 1e-6}),
+        ({"do_sample": True}, Options(temperature=1e-4, top_p=1e-6), {"temperature": 1e-4, "top_p": 1e-6}),
+        ({}, Options(temperature=9e-5), {"temperature": 0.0}),
     ],
 )
 def test_defaults_come_from_the_release(
     config: dict[str, object], asked: Options, expected: dict[str, float], tmp_path: Path
 ) -> None:
     make_release(tmp_path / "release", **config)
-    sampling = make(tmp_path / "release", ScriptedEngine()).plan_chat(QUESTION, asked).sampling
+    sampling = plan_question(make(tmp_path / "release", ScriptedEngine()), asked).sampling
     assert {name: getattr(sampling, name) for name in expected} == expected
 
 
@@ -108,8 +116,9 @@ def test_an_answer_without_max_tokens_gets_the_room_there_is(directory: Path) ->
     prompt = [5] * (CONTEXT - 10)
     assert generator.plan(prompt, Options()).sampling.max_tokens == 10
     assert generator.plan([5], Options()).sampling.max_tokens == read_settings({}).default_output_tokens - 1
-    with pytest.raises(RequestError, match="ask for at most 10"):
+    with pytest.raises(RequestError, match="ask for at most 10") as refused:
         generator.plan(prompt, Options(max_tokens=11))
+    assert refused.value.code == "context_length_exceeded"
     with pytest.raises(RequestError, match=f"the prompt has {CONTEXT} tokens"):
         generator.plan([5] * CONTEXT, Options())
 
@@ -118,7 +127,7 @@ def test_one_more_than_may_wait_is_refused_and_leaving_makes_room(directory: Pat
     settings = read_settings({"SLIPWAY_MAX_RUNNING": "2", "SLIPWAY_MAX_WAITING": "1"})
     endless = [Delta([300], None)] * 10_000
     generator = make(directory, ScriptedEngine(*endless), settings)
-    plan = generator.plan_chat(QUESTION, Options())
+    plan = plan_question(generator)
 
     async def crowd() -> None:
         streams = [generator.stream(plan) for _ in range(4)]
@@ -136,3 +145,48 @@ def test_one_more_than_may_wait_is_refused_and_leaving_makes_room(directory: Pat
         assert (generator.admission.running, generator.admission.waiting) == (0, 0)
 
     asyncio.run(crowd())
+
+
+def test_the_servers_own_limit_is_not_the_models_context(directory: Path) -> None:
+    """A client that drops old turns when the context is exceeded would drop them in vain."""
+    generator = make(directory, ScriptedEngine(), read_settings({"SLIPWAY_MAX_OUTPUT_TOKENS": "20"}))
+    with pytest.raises(RequestError, match="ask for at most 20") as refused:
+        generator.plan([5], Options(max_tokens=21))
+    assert (refused.value.param, refused.value.code) == ("max_tokens", None)
+
+
+def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenized(directory: Path) -> None:
+    generator = make(directory, ScriptedEngine())
+    encoded: list[int] = []
+    encode = generator.tokenizer.encode
+    generator.tokenizer.encode = lambda text: encoded.append(len(text)) or encode(text)  # type: ignore[method-assign]
+    text = "warm " * 200_000
+    for plan in (
+        generator.plan_chat([{"role": "user", "content": text}], Options()),
+        generator.plan_text(text, Options()),
+    ):
+        with pytest.raises(RequestError, match=r"the prompt has 1000\d\d\d characters.*; shorten it") as refused:
+            asyncio.run(plan)
+        assert refused.value.status_code == 400 and refused.value.code == "context_length_exceeded"
+    assert encoded == []
+    # What fits in the best case is counted exactly.
+    with pytest.raises(RequestError, match=r"the prompt has \d+ tokens"):
+        asyncio.run(generator.plan_text("warm " * CONTEXT, Options()))
+
+
+def test_a_long_prompt_is_tokenized_beside_the_event_loop(directory: Path) -> None:
+    """Everybody's streams are written by the loop, which must not stand still meanwhile."""
+    generator = make(directory, ScriptedEngine())
+    threads: list[str] = []
+
+    def encode(text: str) -> list[int]:
+        threads.append(threading.current_thread().name)
+        return [5]
+
+    generator.tokenizer.encode = encode  # type: ignore[method-assign]
+    generator.tokenizer._longest = 10_000
+    for text in ("short", "long " * 2000):
+        asyncio.run(generator.plan_text(text, Options()))
+        asyncio.run(generator.plan_chat([{"role": "user", "content": text}], Options()))
+    assert {name == "MainThread" for name in threads[: len(threads) // 2]} == {True}
+    assert {name == "MainThread" for name in threads[len(threads) // 2 :]} == {False}

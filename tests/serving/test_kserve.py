@@ -100,21 +100,44 @@ def test_v1_refusals(server: Running, body: Any, words: str) -> None:
         ({"inputs": [tensor("x"), tensor("y")]}, 'one "prompt"'),
         ({"inputs": [tensor("x")], "parameters": {"max_tokens": "many"}}, "max_tokens"),
         ({"inputs": [tensor(["x"])]}, "a prompt is a string, not list"),
+        ({"inputs": [tensor("x")], "id": "\ud800"}, "id is not a valid string"),
+        ({"inputs": [tensor("\ud800")]}, "prompt 0: prompt: Input should be a valid string"),
     ],
 )
 def test_v2_refusals(server: Running, body: Any, words: str) -> None:
-    reply = infer(server, body)
+    # json.dumps writes half a surrogate pair as JSON may; httpx would not encode it.
+    reply = httpx.post(f"{server.url}/v2/models/{MODEL}/infer", content=json.dumps(body), headers=JSON)
     assert reply.status_code == 400, reply.text
     assert words in reply.json()["error"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"null", b"\xff", b'{"inputs": 5}', b'{"instances": {"a": 1}}'])
-@pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/cloudevents+json", ""])
+@pytest.mark.parametrize("content_type", ["application/json", "application/json; charset=utf-8", "Application/JSON"])
 @pytest.mark.parametrize("path", [f"/v1/models/{MODEL}:predict", f"/v2/models/{MODEL}/infer"])
 def test_bodies_that_are_no_request(server: Running, path: str, content: bytes, content_type: str) -> None:
     reply = httpx.post(server.url + path, content=content, headers={"Content-Type": content_type})
     assert reply.status_code == 400, reply.text
     assert isinstance(reply.json()["error"], str)
+
+
+GOOD = {
+    f"/v1/models/{MODEL}:predict": {"instances": ["Why?"], "parameters": {"max_tokens": 1}},
+    f"/v2/models/{MODEL}/infer": {"inputs": [tensor("Why?")], "parameters": {"max_tokens": 1}},
+}
+
+
+@pytest.mark.parametrize("path", GOOD)
+def test_only_json_is_read(entrance: Running, path: str) -> None:
+    """What a page of another origin may send without asking is not among it."""
+    content = json.dumps(GOOD[path])
+    for good in ("application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8"):
+        reply = httpx.post(entrance.url + path, content=content, headers={"Content-Type": good})
+        assert reply.status_code == 200, (good, reply.text)
+    no_json = ["text/plain", "application/octet-stream", "application/cloudevents+json", "", "application/jsonp"]
+    for headers in [{}, *({"Content-Type": media_type} for media_type in no_json)]:
+        reply = httpx.post(entrance.url + path, content=content, headers=headers)
+        assert reply.status_code == 415, (headers, reply.text)
+        assert "Content-Type: application/json" in reply.json()["error"]
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from fastapi import FastAPI
 
-from serving.release import Release
+from serving.generation import Generator
+from serving.openai import openai_router
+from serving.release import Release, read_release
+from serving.settings import read_settings
 from tests.serving.conftest import MODEL, Running
+from tests.serving.test_generation import ScriptedEngine
 from tests.serving.tiny import CONTEXT
 
 QUESTION = [{"role": "user", "content": "How does a heat pump work?"}]
@@ -128,6 +135,49 @@ def test_what_changes_nothing_is_taken(server: Running) -> None:
     body = {"messages": QUESTION, "max_completion_tokens": 3}
     reply = httpx.post(server.url + "/v1/chat/completions", json=body).json()
     assert reply["usage"]["completion_tokens"] == 3 and reply["model"] == MODEL
+
+
+def test_an_answer_can_be_sent_back_as_the_client_shows_it(fronted: Running) -> None:
+    with openai.OpenAI(base_url=fronted.url + "/v1", api_key="none", max_retries=0) as client:
+        asked: Any = {"model": MODEL, "max_tokens": 5, "temperature": 0}
+        turn = client.chat.completions.create(messages=QUESTION, **asked).choices[0].message  # type: ignore[call-overload]
+        more = {"role": "user", "content": "And then?"}
+        echoed = client.chat.completions.create(messages=[*QUESTION, turn.model_dump(), more], **asked)
+        plain = {"role": "assistant", "content": turn.content}
+        expected = client.chat.completions.create(messages=[*QUESTION, plain, more], **asked)
+    assert set(turn.model_dump()) > {"refusal", "annotations", "audio", "function_call", "tool_calls"}
+    assert echoed.choices[0].message == expected.choices[0].message
+    assert echoed.usage == expected.usage
+    for field, empty in [("tool_calls", []), ("annotations", []), ("refusal", "")]:
+        assert chat(fronted, messages=[*QUESTION, plain | {field: empty}, more]).status_code == 200
+    for field, full in [("tool_calls", [{"id": "1"}]), ("refusal", "No."), ("annotations", 0)]:
+        refused = chat(fronted, messages=[*QUESTION, plain | {field: full}, more])
+        assert refused.status_code == 400 and field in refused.json()["error"]["message"]
+
+
+def test_a_model_whose_engine_has_failed_is_not_ready(releases: dict[str, Path]) -> None:
+    engine = ScriptedEngine()
+    directory = releases["openvino"]
+    generator = Generator(MODEL, directory, read_release(directory), engine, read_settings({}))
+    app = FastAPI()
+    app.include_router(openai_router(generator))
+
+    async def ask() -> int:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return (await client.get(f"/v1/models/{MODEL}")).status_code
+
+    assert asyncio.run(ask()) == 200
+    engine.failure = "out of memory"
+    assert asyncio.run(ask()) == 503
+
+
+def test_zero_is_not_false(server: Running) -> None:
+    """`logprobs: 0` asks for the chosen token's; it is refused and not ignored."""
+    for route, body in (("completions", {"prompt": "x"}), ("chat/completions", {"messages": QUESTION})):
+        for field, value in (("logprobs", 0), ("n", True), ("echo", 0), ("top_logprobs", False)):
+            reply = httpx.post(f"{server.url}/v1/{route}", json=body | {"max_tokens": 1, field: value})
+            assert reply.status_code == 400, (route, field)
+            assert reply.json()["error"]["message"] == f"{field} is not supported with this value; leave it out"
 
 
 @pytest.mark.parametrize(

@@ -106,21 +106,24 @@ def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:
 
 @needs_browser
 def test_a_question_is_answered_and_the_history_kept(
-    page: Page, server: Running, show: Callable[..., None], release: Release
+    page: Page, endless_server: Running, show: Callable[..., None]
 ) -> None:
-    show(server)
+    show(endless_server)
+    digest = httpx.get(endless_server.url + "/health").json()["release"]
     page.open()
     wait_for(lambda: page.one("#release").is_displayed())
-    assert page.one("#release").text == f"Release {release.digest[7:19]}"
-    assert release.digest in page.one("#release").get_attribute("title")
+    assert page.one("#release").text == f"Release {digest[7:19]}"
+    assert digest in page.one("#release").get_attribute("title")
     page.press(PROBE, Keys.SHIFT, Keys.ENTER, Keys.NULL, "second line")
     assert page.find(".turn") == []
     page.press(Keys.ENTER)
     wait_for(page.answered)
     assert page.texts(".turn.user p") == [f"{PROBE}\nsecond line"]
     # What the page shows is what the API says, as text.
-    asked = {"messages": [{"role": "user", "content": f"{PROBE}\nsecond line"}]}
-    answer = httpx.post(server.url + "/v1/chat/completions", json=asked).json()["choices"][0]["message"]["content"]
+    asked = {"messages": [{"role": "user", "content": f"{PROBE}\nsecond line"}], "max_tokens": 256}
+    answer = httpx.post(endless_server.url + "/v1/chat/completions", json=asked).json()["choices"][0]["message"][
+        "content"
+    ]
     assert page.one(".turn.assistant p").get_property("textContent") == answer
     assert page.driver.title == "Energy chat" and page.find("#log img") == []
 
@@ -138,6 +141,11 @@ def test_a_question_is_answered_and_the_history_kept(
 def test_an_answer_streams_and_can_be_stopped(page: Page, endless_server: Running, show: Callable[..., None]) -> None:
     show(endless_server)
     page.open()
+    # The tiny model has written a page's answer before a finger is on the key.
+    page.driver.execute_script(
+        "const plain = fetch; window.fetch = (url, options) =>"
+        " plain(url, {...options, body: options.body.replace('\"max_tokens\":256', '\"max_tokens\":15000')})"
+    )
     page.find("#examples button")[0].click()
     length = lambda: len(page.one(".turn.assistant p").get_property("textContent"))  # noqa: E731
     wait_for(lambda: page.find(".turn.assistant") and length() > 5)
@@ -153,6 +161,58 @@ def test_an_answer_streams_and_can_be_stopped(page: Page, endless_server: Runnin
     assert page.texts(".turn.assistant .note")[-1] == "You stopped this answer."
     # The place is free again: nobody computes for a reader who has left.
     wait_for(lambda: "slipway_requests_running 0.0" in httpx.get(endless_server.url + "/metrics").text)
+
+
+REFUSED = {
+    "context": (400, {"code": "context_length_exceeded", "param": "max_tokens", "message": "too long"}),
+    "body": (413, {"code": None, "param": None, "message": "too long"}),
+}
+
+
+@needs_browser
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_long_conversation_loses_its_oldest_turns_and_not_its_answers(
+    page: Page, endless_server: Running, show: Callable[..., None], kind: str
+) -> None:
+    show(endless_server)
+    page.open()
+    turns = [{"role": role, "content": f"{role} {index}"} for index in range(3) for role in ("user", "assistant")]
+    page.driver.execute_script("localStorage.setItem('slipway.conversation', arguments[0])", json.dumps(turns))
+    page.open()
+    status, error = REFUSED[kind]
+    page.driver.execute_script(
+        """
+        const plain = fetch, [status, error] = arguments;
+        window.asked = [];
+        window.fetch = async (url, options) => {
+          const body = JSON.parse(options.body);
+          asked.push([body.messages.map((turn) => turn.content), body.max_tokens]);
+          return body.messages.length > 3 ? Response.json({ error }, { status }) : plain(url, options);
+        };
+        """,
+        status,
+        error,
+    )
+    page.press("And now?", Keys.ENTER)
+    wait_for(lambda: page.answered() and len(page.find(".turn.assistant")) == 4)
+    asked = page.driver.execute_script("return asked")
+    contents = [turn["content"] for turn in turns]
+    assert asked == [[[*contents[first:], "And now?"], 256] for first in (0, 2, 4)]
+    assert len(page.find(".turn")) == 8 and not page.one("#problem").is_displayed()
+
+
+@needs_browser
+def test_a_small_model_answers_with_what_room_it_has(page: Page, server: Running, show: Callable[..., None]) -> None:
+    show(server)  # its context is 256 tokens, question and answer together
+    page.open()
+    page.press("Why?", Keys.ENTER)
+    wait_for(lambda: page.answered() and page.find(".turn.assistant"))
+    asked = {"messages": [{"role": "user", "content": "Why?"}]}
+    answer = httpx.post(server.url + "/v1/chat/completions", json=asked).json()["choices"][0]["message"]["content"]
+    assert page.one(".turn.assistant p").get_property("textContent") == answer
+    page.press("warm " * 2000, Keys.ENTER)
+    wait_for(lambda: page.one("#problem").is_displayed())
+    assert "This question is too long for the model" in page.one("#problem").text
 
 
 @needs_browser

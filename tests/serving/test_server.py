@@ -19,7 +19,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.release import Release
-from tests.serving.conftest import MODEL, Running, StartServer, free_port
+from tests.serving.conftest import MODEL, Running, StartServer, free_port, front_before
 
 QUESTION = {"messages": [{"role": "user", "content": "A question nobody may read in a log"}], "temperature": 0}
 
@@ -87,9 +87,9 @@ def test_every_reply_names_release_and_request(server: Running, release: Release
 
 
 @pytest.mark.parametrize(("given", "kept"), [("abc-1.2:3_4", True), ("a b", False), ("x" * 129, False), ("é", False)])
-def test_a_request_id_is_honoured(server: Running, given: str, kept: bool) -> None:
+def test_a_request_id_is_honoured(entrance: Running, given: str, kept: bool) -> None:
     headers = {"X-Request-Id": given.encode()}
-    assert (httpx.get(server.url + "/health", headers=headers).headers["x-request-id"] == given) is kept
+    assert (httpx.get(entrance.url + "/health", headers=headers).headers["x-request-id"] == given) is kept
 
 
 @pytest.mark.parametrize(
@@ -154,6 +154,33 @@ def test_log_lines_are_json_and_hold_no_prompt(server: Running, release: Release
     assert (line["route"], line["status"], line["release"]) == ("/v1/chat/completions", 200, release.digest)
 
 
+def test_routes_are_not_described(server: Running) -> None:
+    for path in ("/openapi.json", "/docs", "/redoc"):
+        assert httpx.get(server.url + path).status_code == 404
+        assert httpx.put(server.url + path).status_code == 404
+
+
+def test_other_peoples_pages_may_not_ask(entrance: Running, release: Release) -> None:
+    """DNS rebinding gives our address another name; a form or a script of another origin names itself."""
+    ours = entrance.url.removeprefix("http://")
+    body = {"prompt": "Why?", "max_tokens": 1}
+    for headers, status in [
+        ({}, 200),
+        ({"Host": "localhost:1"}, 200),
+        ({"Origin": f"http://{ours}"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": f"evil.example:{ours.rpartition(':')[2]}", "Origin": "http://evil.example"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+    ]:
+        reply = httpx.post(entrance.url + "/generate", json=body, headers=headers)
+        assert reply.status_code == status, (headers, reply.text)
+        assert reply.headers["x-slipway-release"] == release.digest
+    for path in (f"/v1/models/{MODEL}:predict", f"/v2/models/{MODEL}/infer"):
+        reply = httpx.post(entrance.url + path, json={"instances": ["x"]}, headers={"Origin": "null"})
+        assert reply.status_code == 403 and "another origin" in reply.json()["error"]
+
+
 @contextmanager
 def open_stream(server: Running) -> Iterator[Iterator[str]]:
     """A stream of the endless model after its first event."""
@@ -181,11 +208,46 @@ def test_a_stream_that_is_left_frees_its_place(endless_server: Running) -> None:
     assert httpx.post(endless_server.url + "/generate", json={"prompt": "x", "max_tokens": 3}).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/generate"])
+LONG = {"max_tokens": 15_000}
+LONG_BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": QUESTION | LONG,
+    "/generate": QUESTION | LONG,
+    f"/v1/models/{MODEL}:predict": {"instances": ["x"], "parameters": LONG},
+    f"/v2/models/{MODEL}/infer": {
+        "inputs": [{"name": "prompt", "datatype": "BYTES", "shape": [1], "data": ["x"]}],
+        "parameters": LONG,
+    },
+}
+
+
+@pytest.mark.parametrize("path", LONG_BODIES)
 def test_a_client_that_does_not_wait_frees_its_place(endless_server: Running, path: str) -> None:
+    before = metrics(endless_server)
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(endless_server.url + path, json=QUESTION | {"max_tokens": 15_000}, timeout=0.5)
-    wait_for(lambda: idle(endless_server))
+        httpx.post(endless_server.url + path, json=LONG_BODIES[path], timeout=0.5)
+    wait_for(lambda: idle(endless_server), seconds=2)
+    after = metrics(endless_server)
+    assert grown(before, after, "slipway_answers_total", "cancelled") == 1
+    assert sum(grown(before, after, *key) for key in after if key[-1] == "499" and key[0].endswith("_total")) == 1
+
+
+def test_a_client_of_the_front_that_does_not_wait_frees_its_place(endless_server: Running, tmp_path: Path) -> None:
+    with front_before(endless_server, tmp_path) as front:
+        for path, body in LONG_BODIES.items():
+            before = metrics(endless_server)
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(front.url + path, json=body, timeout=0.5)
+            wait_for(lambda: idle(endless_server), seconds=2)
+            assert grown(before, metrics(endless_server), "slipway_answers_total", "cancelled") == 1
+
+
+def test_a_batch_that_never_finds_room_is_refused(endless_server: Running) -> None:
+    """One runs and one waits: three would be told to try again later, for ever."""
+    body = {"instances": ["x"] * 3, "parameters": {"max_tokens": 2}}
+    reply = httpx.post(f"{endless_server.url}/v1/models/{MODEL}:predict", json=body)
+    assert reply.status_code == 400 and "1 to 2 prompts, not 3" in reply.json()["error"]
+    body["instances"] = ["x"] * 2
+    assert httpx.post(f"{endless_server.url}/v1/models/{MODEL}:predict", json=body).status_code == 200
 
 
 def test_a_full_queue_is_429_with_retry_after(endless_server: Running) -> None:

@@ -86,6 +86,12 @@ def test_a_seed_gives_the_same_answer_again(engine: Engine) -> None:
     first, second, third = (asyncio.run(draw(seed)) for seed in (5, 6, 5))
     assert first == third != second
     assert asyncio.run(draw(None)) != asyncio.run(draw(None))
+    # A seed is its own request's: what is drawn after it does not go on from it.
+    after = []
+    for _ in range(2):
+        asyncio.run(draw(5))
+        after.append(asyncio.run(draw(None)))
+    assert after[0] != after[1]
 
 
 def test_top_k_of_one_is_greedy(engine: Engine) -> None:
@@ -134,6 +140,33 @@ def test_closing_ends_what_runs(kind: str, tmp_path: Path) -> None:
     assert engine.failure
     with pytest.raises(EngineError, match="closed"):
         engine.greedy([PROMPTS[0]], 1)
+
+
+class LateInbox:
+    """An inbox in which a request arrives just after the engine has looked for the last time."""
+
+    def __init__(self, engine: Engine):
+        self._engine, self._inbox = engine, engine._inbox  # type: ignore[attr-defined]
+
+    def put(self, request: object) -> None:
+        self._inbox.put(None)
+        self._engine._thread.join()  # type: ignore[attr-defined]
+        self._inbox.put(request)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inbox, name)
+
+
+@pytest.mark.parametrize("kind", ["openvino", "transformers"])
+def test_a_request_that_comes_while_the_engine_ends_is_told_so(kind: str, releases: dict[str, Path]) -> None:
+    engine = open_engine(releases[kind])
+    engine._inbox = LateInbox(engine)  # type: ignore[attr-defined]
+
+    async def ask() -> None:
+        await asyncio.wait_for(anext(engine.generate(PROMPTS[0], Sampling(max_tokens=3))), 5)
+
+    with pytest.raises(EngineError, match="closed"):
+        asyncio.run(ask())
 
 
 def test_a_gguf_that_is_none_is_refused_in_words(tmp_path: Path) -> None:
