@@ -20,7 +20,7 @@ run: $(VENV)/.ready-run ## Train, judge and serve the laptop model; ends with it
 	@$(BIN)/slipway run laptop
 
 test: $(VENV)/.ready-test ## Run all tests, with coverage.xml and a floor for gate, rollout and schemas
-	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--cov --cov-report=xml)
+	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadfile --cov --cov-report=xml)
 	@$(if $(ARGS),,$(BIN)/coverage report --include='$(GUARDED)' --skip-covered --fail-under=$(FLOOR))
 
 smoke: $(VENV)/.ready-run ## The whole path with a tiny model, in about a minute
