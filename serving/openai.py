@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -256,7 +257,7 @@ class _Routes:
         return EventStream(_events(shape, plan, first, pieces, usage=usage, with_ids=with_ids), pieces)
 
 
-class _Shape:
+class _Shape(ABC):
     """How answers look on a route: the parts that chat and completions have in common."""
 
     prefix: str
@@ -296,11 +297,13 @@ class _Shape:
         """The last event when usage was asked for."""
         return self._head | {"object": self.chunk_kind, "choices": [], "usage": usage}
 
+    @abstractmethod
     def text(self, text: str) -> dict[str, Any]:
-        raise NotImplementedError
+        """The part of a whole answer's choice that holds its text."""
 
+    @abstractmethod
     def delta(self, piece: Piece | None) -> dict[str, Any]:
-        raise NotImplementedError
+        """The part of a streamed choice that holds a piece; None begins the stream."""
 
 
 class _ChatShape(_Shape):

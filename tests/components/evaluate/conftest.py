@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
 
-from tests.components.artifacts import make_adapter, make_base, make_champion, make_examples, make_release
+from tests.components.artifacts import make_adapter, make_base, make_champion, make_examples, make_release, one_thread
+
+__all__ = ["one_thread"]  # applied to every test of this folder
 
 Q8_0 = {"engine": "openvino", "precision": "q8_0"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny models are computed faster on one thread, above all where others compute too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Inputs(NamedTuple):

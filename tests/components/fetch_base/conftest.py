@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from components.fetch_base.config import BaseConfig
 from components.fetch_base.fetch import fetch_base
 from serving.release import Origin
-from tests.components.artifacts import make_base, make_champion, make_examples, make_release, scratch
+from tests.components.artifacts import make_base, make_champion, make_examples, make_release, one_thread, scratch
+
+__all__ = ["one_thread"]  # applied to every test of this folder
 
 Fetch = Callable[..., tuple[Path, Origin]]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny models are computed faster on one thread, above all where others compute too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,18 +17,12 @@ from components.fetch_base.fetch import fetch_base
 from components.finetune.batches import Document
 from components.finetune.config import TrainingConfig
 from components.finetune.train import load_trainable, read_documents
+from tests.components.artifacts import one_thread
+
+__all__ = ["one_thread"]  # applied to every test of this folder
 
 _ENERGY = Path(__file__).parents[3] / "data" / "energy" / "energy.jsonl"
 _TRAIN, _VALIDATION = 12, 3
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads help no model of this size, and the tests share their cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
 
-from tests.components.artifacts import make_adapter, make_base, make_examples, make_full
+from tests.components.artifacts import make_adapter, make_base, make_examples, make_full, one_thread
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny models are computed faster on one thread, above all where others compute too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+__all__ = ["one_thread"]  # applied to every test of this folder
 
 
 class Trained(NamedTuple):
