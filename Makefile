@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help run test smoke lint format typecheck compile serve chat down clean check-pins setup
+.PHONY: cluster cluster-images cluster-down test-cluster test-cluster-full
 
 VENV ?= .venv
 PYTHON ?=
@@ -13,14 +14,14 @@ GUARDED := components/quality_gate/*,components/rollout/*,components/*/config.py
 FLOOR := 85
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 	@echo "  PYTHON=/path/to/python3.11 chooses the interpreter, ARGS='-k gate' passes arguments to pytest"
 
 run: $(VENV)/.ready-run ## Train, judge and serve the laptop model; ends with its address
 	@$(BIN)/slipway run laptop
 
 test: $(VENV)/.ready-test ## Run all tests, with coverage.xml and a floor for gate, rollout and schemas
-	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadfile --cov --cov-report=xml)
+	@SLIPWAY_CLUSTER=off $(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadfile --cov --cov-report=xml)
 	@$(if $(ARGS),,$(BIN)/coverage report --include='$(GUARDED)' --skip-covered --fail-under=$(FLOOR))
 
 smoke: $(VENV)/.ready-run ## The whole path with a tiny model, in about a minute
@@ -47,9 +48,24 @@ chat: $(VENV)/.ready-run ## Talk to the live model in the terminal
 down: ## Stop the server
 	@if [ -x $(BIN)/slipway ]; then $(BIN)/slipway down; else echo "nothing is installed, so nothing runs"; fi
 
-clean: down ## Stop the server, then delete results, releases and build files (.venv stays)
+clean: down cluster-down ## Stop server and cluster, then delete results, releases and build files (.venv stays)
 	rm -rf .slipway build coverage.xml .coverage .pytest_cache .ruff_cache *.egg-info
 	@find components pipelines serving tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+cluster: $(VENV)/.ready-test ## A real Kubernetes with KServe and a gateway on this machine (docs/cluster.md)
+	@$(BIN)/python -m tests.cluster up && $(BIN)/python -m tests.cluster images serving
+
+cluster-images: $(VENV)/.ready-test ## The steps' image too (6 GB, once for each constraints.txt), for tests of the steps as pods
+	@$(BIN)/python -m tests.cluster images
+
+cluster-down: ## Stop that cluster; its programs and images stay in ~/.cache/slipway
+	@if [ -e .slipway/cluster/processes.json ]; then $(BIN)/python -m tests.cluster down; else echo "no cluster is up"; fi
+
+test-cluster: $(VENV)/.ready-test ## Tests on that cluster, without those marked `full`
+	@SLIPWAY_CLUSTER=required $(BIN)/python -m pytest tests/cluster -m "not full" $(ARGS)
+
+test-cluster-full: $(VENV)/.ready-test ## All tests on that cluster: every fault, every kill, the load
+	@SLIPWAY_CLUSTER=required $(BIN)/python -m pytest tests/cluster $(ARGS)
 
 check-pins: $(VENV)/.ready-test ## Ask the package index whether every pin has wheels for each platform and Python
 	@$(BIN)/python tests/check_pins.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -46,8 +47,8 @@ class RunSettings(StepConfig):
     commit: str = ""
     """Git commit of the code, for `slipway trace`; filled in when a run is submitted."""
 
-    run_id: str = ""
-    """Identifies this execution; filled in when a run is submitted. It enters no digest."""
+    run_id: str = Field(default_factory=lambda: os.environ.get("SLIPWAY_RUN_ID", ""))
+    """Identifies this execution; filled in when a run is submitted, and in a pod by Kubeflow. It enters no digest."""
 
     force: list[ForcedStep] = Field(default=[])
     """Steps to execute again although their results are in the store."""

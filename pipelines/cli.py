@@ -12,9 +12,12 @@ from typing import Any, get_args
 from rich.console import Console
 from rich.table import Table
 
+from components.rollout.config import KServeConfig, RolloutConfig
 from components.step_config import ForcedStep, InputError, RunSettings
-from pipelines import run_config
+from components.store import Store
+from pipelines import kubeflow_cli, run_config
 from pipelines.console import show_events
+from pipelines.placement import ENGINES, PROFILES
 
 DONE, FAILED, WRONG_USAGE, STOPPED_FAIL, STOPPED_INCONCLUSIVE = range(5)
 _EXIT = {"pass": DONE, "fail": STOPPED_FAIL, "inconclusive": STOPPED_INCONCLUSIVE}
@@ -50,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _command(commands, doctor, "what this machine lacks", run_file=True)
     _command(commands, validate, "check a run file, without running anything", run_file=True)
-    run = _command(commands, run_pipeline, "run the pipeline on this machine", name="run", run_file=True)
+    run = _command(commands, run_pipeline, "run the pipeline on this machine", name="run", run_file=True, target=True)
     run.add_argument(
         "--force",
         nargs="?",
@@ -62,26 +65,40 @@ def _parser() -> argparse.ArgumentParser:
     compiled = _command(commands, compile_, "compile the pipeline to YAML", name="compile", run_file=True)
     compiled.add_argument("--profile", help="placement profile instead of the run file's")
     compiled.add_argument("--output", type=Path, required=True, metavar="FILE")
+    compiled.add_argument("--target", choices=ENGINES, default=ENGINES[0], help="the engine that will run it")
     rollout = commands.add_parser("rollout", help="what is live, and going back").add_subparsers(
         required=True, metavar="ACTION"
     )
-    _command(rollout, rollout_status, "what is live, candidate and previous", name="status", run_file=True)
-    back = _command(rollout, rollout_back, "return to an earlier release", name="back", run_file=False)
+    seen = _command(rollout, rollout_status, "what is served, and how", name="status", run_file=True, target=True)
+    seen.add_argument("--follow", action="store_true", help="draw it again every second, until Ctrl-C")
+    back = _command(rollout, rollout_back, "return to an earlier release", name="back", run_file=False, target=True)
     back.add_argument("digest", nargs="?", help="the release; the previous one by default (a unique prefix is enough)")
     _add_run_option(back)
-    _command(commands, serve, "start what is live again, after a restart of the machine", run_file=True)
+    summary = "finish or undo what rollouts have left in a cluster whose process died"
+    janitor = _command(rollout, rollout_janitor, summary, name="janitor", run_file=False)
+    janitor.add_argument("--namespace", default=KServeConfig().namespace, help="of the InferenceServices")
+    janitor.add_argument("--store", default=RunSettings.model_fields["store"].default, help="where it is recorded")
+    _command(commands, serve, "start what is live again, after a restart of the machine", run_file=True, target=True)
     talk = commands.add_parser("chat", help="talk to what is live, here in the terminal")
     talk.add_argument("run_file", nargs="?", default="laptop", metavar="RUN")
+    _add_target_option(talk)
     talk.set_defaults(command=chat)
     _command(commands, report, "paths of the last run's reports", run_file=True)
-    _command(commands, trace, "where the live model comes from", run_file=True)
+    _command(commands, trace, "where the live model comes from", run_file=True, target=True)
     stop = _command(commands, down, "stop servers; what is live is remembered", run_file=False)
     stop.add_argument("run_file", nargs="?", metavar="RUN", help="whose server; without it every one started from here")
+    kubeflow_cli.add_commands(commands)
     return parser
 
 
 def _command(
-    commands: Any, function: Callable[[argparse.Namespace], int], summary: str, *, name: str = "", run_file: bool
+    commands: Any,
+    function: Callable[[argparse.Namespace], int],
+    summary: str,
+    *,
+    name: str = "",
+    run_file: bool,
+    target: bool = False,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name or function.__name__, help=summary, description=summary)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -89,8 +106,17 @@ def _command(
         parser.add_argument(
             "run_file", nargs="?", default="laptop", metavar="RUN", help="a run file or a bundled one's name"
         )
-    parser.set_defaults(command=function)
+    if target:
+        _add_target_option(parser)
+    parser.set_defaults(command=function, target=None)
     return parser
+
+
+def _add_target_option(parser: argparse.ArgumentParser) -> None:
+    targets = get_args(RolloutConfig.model_fields["target"].annotation)
+    parser.add_argument(
+        "--target", choices=targets, help="where it is served, instead of the run file's rollout.target"
+    )
 
 
 def _add_run_option(parser: argparse.ArgumentParser) -> None:
@@ -138,11 +164,11 @@ def run_pipeline(options: argparse.Namespace) -> int:
     """Exit code by the gate's verdict."""
     from pipelines.local_run import StepFailed, current_commit, new_run_id, run_locally
 
-    name = run_config.load(options.run_file).run.name
+    name = run_config.load(options.run_file, target=options.target).run.name
     settings = {"run_id": new_run_id(name), "commit": current_commit()}
     if options.force:
         settings["force"] = options.force
-    config = run_config.load(options.run_file, settings)
+    config = run_config.load(options.run_file, settings, options.target)
     screen = _events_screen(options)
     try:
         outcome = run_locally(config, screen)
@@ -165,7 +191,6 @@ def run_pipeline(options: argparse.Namespace) -> int:
 def _live_words(config: run_config.RunConfig) -> str:
     """What is live now, asked of the target and not concluded."""
     from components.rollout.deliver import live
-    from components.store import Store
 
     digest = live(Store(config.run), config.rollout)
     return f"live: {config.rollout.service} {digest}" if digest else f"nothing is live as {config.rollout.service}"
@@ -185,23 +210,26 @@ def _draw_outcome(options: argparse.Namespace, config: run_config.RunConfig, out
     if outcome.live is None:
         _SCREEN.print(f"\nnothing was rolled out; {_live_words(config)}", highlight=False)
         return
-    _draw_live(options.run_file, config.rollout.service, outcome.live)
+    _draw_live(options.run_file, config.rollout, outcome.live)
     _SCREEN.print(f"total {outcome.seconds:.0f} s", highlight=False)
 
 
-def _draw_live(run_file: str, service: str, live: dict[str, Any]) -> None:
+def _draw_live(run_file: str, config: RolloutConfig, live: dict[str, Any]) -> None:
     """The live model's address and three lines to try it with."""
-    url = live["url"]
+    url, service = live["url"], config.service
     question = "How does a heat pump work?"
     chat_body = json.dumps({"model": service, "messages": [{"role": "user", "content": question}], "max_tokens": 80})
     generate_body = json.dumps({"prompt": question, "max_tokens": 80})
+    last = f"stop it: {'make down' if run_file == 'laptop' else f'slipway down {run_file}'}"
+    if config.target == "kserve":
+        last = f"watch it: slipway rollout status {run_file} --target kserve --follow"
     lines = [
         f"\nlive: {service} {live['digest']}",
         f"chat page: {url}/",
         f"curl -s {url}/health",
         f"curl -s {url}/generate -H 'Content-Type: application/json' -d '{generate_body}'",
         f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{chat_body}'",
-        f"stop it: {'make down' if run_file == 'laptop' else f'slipway down {run_file}'}",
+        last,
     ]
     for line in lines:
         _SCREEN.print(line, highlight=False, markup=False)
@@ -210,49 +238,36 @@ def _draw_live(run_file: str, service: str, live: dict[str, Any]) -> None:
 def compile_(options: argparse.Namespace) -> int:
     """Write the pipeline's YAML."""
     from pipelines.compile import compile_pipeline
-    from pipelines.placement import PROFILES
 
     config = run_config.load(options.run_file)
     profile = options.profile or config.placement
     if profile not in PROFILES:
         print(f"--profile {profile!r}: choose one of {', '.join(PROFILES)}", file=sys.stderr)
         return WRONG_USAGE
-    compile_pipeline(config, profile, options.output)
+    compile_pipeline(config, profile, options.output, options.target)
     _print(
         options, {"output": options.output, "profile": profile}, lambda: print(f"{options.output} (profile {profile})")
     )
     return DONE
 
 
-def _store(options: argparse.Namespace) -> tuple[Any, str]:
-    """The store and the service that a run file names."""
-    from components.store import Store
-
-    config = run_config.load(options.run_file)
-    return Store(config.run), config.rollout.service
+def _place(options: argparse.Namespace) -> tuple[Store, RolloutConfig]:
+    """The store and the rollout's settings, by the run file and --target."""
+    config = run_config.load(options.run_file, target=options.target)
+    return Store(config.run), config.rollout
 
 
 def rollout_status(options: argparse.Namespace) -> int:
     """What is served, and by whom."""
     from components.rollout.deliver import status
+    from pipelines.rollout_view import draw, follow
 
-    found = status(*_store(options))
-
-    def draw() -> None:
-        _SCREEN.print(f"{found['service']} at {found['url']}: live {found['live'] or 'nothing'}", highlight=False)
-        if found["live"] and not found["serving"]:
-            _SCREEN.print("its processes do not run; `slipway serve` starts them", style="yellow", highlight=False)
-        for one in found["instances"]:
-            weight = found["routed"].get(one["digest"], 0)
-            place = f"weight {weight:>3}  {one['url']} {one['reason']}"
-            line = f"  {one['role']:<9} {one['digest'][:19]}  {one['state']:<8} {place}"
-            _SCREEN.print(line, highlight=False, markup=False)
-        for entry in found["history"]:
-            _SCREEN.print(f"  was live {entry}", style="dim", highlight=False, markup=False)
-        if found["held_by"]:
-            _SCREEN.print(f"a rollout is at work: {found['held_by']}", highlight=False, markup=False)
-
-    _print(options, found, draw)
+    store, config = _place(options)
+    if options.follow:
+        follow(lambda: status(store, config), _SCREEN)
+        return DONE
+    found = status(store, config)
+    _print(options, found, lambda: _SCREEN.print(draw(found)))
     return DONE
 
 
@@ -260,24 +275,35 @@ def rollout_back(options: argparse.Namespace) -> int:
     """Return to an earlier release, checked like every rollout."""
     from components.rollout.deliver import back
 
-    store, service = _store(options)
+    store, config = _place(options)
     with show_events(_events_screen(options)):
-        record = back(store, options.digest, service=service)
-    _print(options, record, lambda: _draw_live(options.run_file, service, record))
+        record = back(store, options.digest, asked=config)
+    _print(options, record, lambda: _draw_live(options.run_file, config, record))
     return DONE
+
+
+def rollout_janitor(options: argparse.Namespace) -> int:
+    """Exit code 1 when a service could not be looked after."""
+    from components.rollout.kserve import janitor
+
+    with show_events(_events_screen(options)):
+        done = janitor.run(Store(RunSettings(name="janitor", store=options.store)), options.namespace)
+    lines = [f"{one['service']}: {one['did']} ({one['why']})" for one in done]
+    _print(options, done, lambda: print("\n".join(lines) or f"no service is in {options.namespace}"))
+    return FAILED if any(one["did"] == "failed" for one in done) else DONE
 
 
 def serve(options: argparse.Namespace) -> int:
     """Start the processes of what is live, where they do not run."""
-    from components.rollout.deliver import back, status
+    from components.rollout.deliver import back, live
 
-    store, service = _store(options)
-    live = status(store, service)["live"]
-    if live is None:
-        raise InputError(f"nothing was rolled out as {service} yet; `slipway run {options.run_file}` does")
+    store, config = _place(options)
+    digest = live(store, config)
+    if digest is None:
+        raise InputError(f"nothing was rolled out as {config.service} yet; `slipway run {options.run_file}` does")
     with show_events(_events_screen(options)):
-        record = back(store, live, service=service)
-    _print(options, record, lambda: _draw_live(options.run_file, service, record))
+        record = back(store, digest, asked=config)
+    _print(options, record, lambda: _draw_live(options.run_file, config, record))
     return DONE
 
 
@@ -285,18 +311,17 @@ def down(options: argparse.Namespace) -> int:
     """Stop our fronts and servers: a run file's, or those of every store below the default one."""
     from components.rollout.deliver import down as stop_serving
     from components.rollout.local import service_names
-    from components.store import Store
 
     if options.run_file:
-        store, service = _store(options)
-        found = [(store, service)] if service in service_names(store) else []
+        store, config = _place(options)
+        found = [(store, config)] if config.target != "local" or config.service in service_names(store) else []
     else:
         default = Path(RunSettings.model_fields["store"].default)
         states = [*default.glob("local/*/state.json"), *default.glob("*/local/*/state.json")]
         roots = sorted({state.parents[2] for state in states})
         stores = [Store(RunSettings(name="down", store=str(root))) for root in roots]
-        found = [(store, service) for store in stores for service in service_names(store)]
-    stopped = [line for store, service in found for line in stop_serving(store, service)]
+        found = [(store, RolloutConfig(service=service)) for store in stores for service in service_names(store)]
+    stopped = [line for store, config in found for line in stop_serving(store, config)]
     _print(options, stopped, lambda: print("\n".join(stopped) or "nothing was running"))
     return DONE
 
@@ -306,17 +331,17 @@ def chat(options: argparse.Namespace) -> int:
     from components.rollout.deliver import status
     from pipelines.terminal_chat import converse
 
-    store, service = _store(options)
-    found = status(store, service)
+    store, config = _place(options)
+    found = status(store, config)
     if not found["serving"]:
-        raise InputError(f"{service} is not being served; start it with `slipway serve {options.run_file}`")
-    converse(found["url"], service)
+        raise InputError(f"{config.service} is not being served; start it with `slipway serve {options.run_file}`")
+    converse(found["url"], config.service)
     return DONE
 
 
 def report(options: argparse.Namespace) -> int:
     """Paths of the newest run's reports."""
-    store, _ = _store(options)
+    store, _ = _place(options)
     name = run_config.load(options.run_file).run.name
     runs = sorted((store.root / "runs").glob(f"*-{name}/reports"))
     if not runs:
@@ -328,14 +353,15 @@ def report(options: argparse.Namespace) -> int:
 
 def trace(options: argparse.Namespace) -> int:
     """Release, base, data, commit, run and scores of what is live."""
-    from components.rollout.deliver import status
+    from components.rollout.deliver import live
+    from components.rollout.targets import release_of
     from pipelines.trace import trace_release
 
-    store, service = _store(options)
-    live = status(store, service)["live"]
-    if live is None:
-        raise InputError(f"nothing is live as {service}")
-    found = trace_release(store, live)
+    store, config = _place(options)
+    digest = live(store, config)
+    if digest is None:
+        raise InputError(f"nothing is live as {config.service}")
+    found = trace_release(store, digest, release_of(store, config, digest))
 
     def draw() -> None:
         for name, value in found.items():

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from components.step_config import InputError
 from components.store import write_atomically
-from pipelines.placement import PROFILES
+from pipelines.placement import PROFILES, Engine
 from pipelines.run_config import RunConfig
 from pipelines.train_and_release import build
 
 _DEFAULT_IN_COMMENT = re.compile(r"^(#    \w+: \w+) \[Default: .*\]$", re.MULTILINE)
 
 
-def compile_pipeline(config: RunConfig, profile: str, output: Path) -> None:
+def compile_pipeline(config: RunConfig, profile: str, output: Path, engine: Engine = "kubeflow") -> None:
     """Write the intermediate representation; the same input gives the same bytes.
 
     Raises InputError when `output` is a folder.
@@ -27,7 +27,7 @@ def compile_pipeline(config: RunConfig, profile: str, output: Path) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder, "pipeline.yaml")
-        compiler.Compiler().compile(build(PROFILES[profile], config.parameters()), str(written))
+        compiler.Compiler().compile(build(PROFILES[profile], config.parameters(), engine), str(written))
         text = written.read_text(encoding="utf-8")
     output.parent.mkdir(parents=True, exist_ok=True)
     # The comment at the top repeats the default values in the order of protobuf's maps, which is another one in

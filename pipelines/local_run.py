@@ -77,7 +77,7 @@ def refuse_early(config: RunConfig) -> None:
     Raises InputError or the target's TargetError.
     """
     from components.prepare_data.readers import find_sources
-    from components.rollout.deliver import require_port
+    from components.rollout.deliver import refuse_early as refuse_rollout_early
 
     find_sources(config.data.sources)
     store = Path(config.run.store).resolve()
@@ -87,7 +87,7 @@ def refuse_early(config: RunConfig) -> None:
         raise InputError(
             f"{existing} has {free_gib:.1f} GiB free; a run needs {DISK_GIB}, so free some or set run.store"
         )
-    require_port(Store(config.run), config.rollout)
+    refuse_rollout_early(Store(config.run), config.rollout)
 
 
 def run_locally(config: RunConfig, screen: Console) -> Outcome:

@@ -71,8 +71,8 @@ def find_run_file(name: str) -> Path:
     raise RunFileError(f"no run file {name!r}: it is neither a path nor one of {known}")
 
 
-def load(name: str, run: Mapping[str, Any] | None = None) -> RunConfig:
-    """Read and validate a run file; `run` overrides settings of its section `run`.
+def load(name: str, run: Mapping[str, Any] | None = None, target: str | None = None) -> RunConfig:
+    """Read and validate a run file; `run` overrides settings of its section `run`, `target` its `rollout.target`.
 
     Raises RunFileError with one line per problem: file, key, value and what is allowed.
     """
@@ -81,6 +81,8 @@ def load(name: str, run: Mapping[str, Any] | None = None) -> RunConfig:
     settings = sections.setdefault("run", {})
     if isinstance(settings, dict):
         sections["run"] = {"name": path.stem, **settings, **(run or {})}
+    if target:
+        _set_target(sections, target)
     _read_text_files(sections, path)
     try:
         return RunConfig.model_validate(sections)
@@ -123,6 +125,16 @@ def _read(path: Path) -> dict[str, Any]:
         found = "is empty" if content is None else f"holds {_show(content)}"
         raise RunFileError(f"{path} {found}; a run file is a mapping with the keys {', '.join(RunConfig.model_fields)}")
     return cast(dict[str, Any], content)
+
+
+def _set_target(sections: dict[str, Any], target: str) -> None:
+    """Another target than the file's; what the file says about a cluster is then of no use on this machine."""
+    rollout: Any = sections.setdefault("rollout", {})
+    if isinstance(rollout, dict):
+        settings = cast(dict[str, Any], rollout)
+        settings["target"] = target
+        if target == "local":
+            settings.pop("kserve", None)
 
 
 def _read_text_files(sections: dict[str, Any], run_file: Path) -> None:
@@ -242,6 +254,9 @@ def _allowed(schema: dict[str, Any]) -> str:
     if "properties" in schema or "propertyNames" in schema:
         keys = [*schema.get("properties", {}), *schema.get("propertyNames", {}).get("enum", [])]
         return f"a mapping with the keys {', '.join(keys)}"
+    if schema["type"] == "object":
+        inner = schema["additionalProperties"]
+        return f"a mapping, each value {_allowed(_resolved(inner))}"
     if schema["type"] == "array":
         least = f" of at least {schema['minItems']}" if "minItems" in schema else ""
         return f"a list{least}, each item {_allowed(_resolved(schema['items']))}"

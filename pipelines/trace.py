@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from components.store import Store
 from serving.release import read_release
 
 
-def trace_release(store: Store, digest: str) -> dict[str, Any]:
-    """Release digest, base, data digest, commit, run, scores and verdict.
+def trace_release(store: Store, digest: str, directory: Path | None = None) -> dict[str, Any]:
+    """Release digest, base, data digest, commit, run, scores and verdict; `directory` is the store's by default.
 
     What was never attested is shown as "unknown", so that a gap in the record is seen.
     """
-    release = read_release(store.release(digest))
+    release = read_release(directory or store.release(digest))
     rollout = _attested(store, digest, "rollout.json")
     verdict = _attested(store, digest, "verdict.json")
     return {

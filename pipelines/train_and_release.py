@@ -16,13 +16,14 @@ from components.prepare_data.component import prepare_data
 from components.quality_gate.component import quality_gate, stop
 from components.resolve_champion.component import resolve_champion
 from components.rollout.component import rollout as roll_out
-from pipelines.placement import Placement, place
+from pipelines.placement import Engine, Placement, place
 
 
-def build(placement: Placement | None, defaults: Mapping[str, dict[str, Any]]) -> Any:
+def build(placement: Placement | None, defaults: Mapping[str, dict[str, Any]], engine: Engine = "kubeflow") -> Any:
     """The pipeline with a run file's seven dicts as the form's default values.
 
-    `placement` says where each step runs in a cluster; None leaves that out, for the local runner.
+    `placement` says where each step runs in a cluster, and `engine` whose cluster that is; None leaves it out, for
+    the local runner.
     """
 
     @dsl.pipeline(
@@ -39,7 +40,7 @@ def build(placement: Placement | None, defaults: Mapping[str, dict[str, Any]]) -
         rollout: dict = defaults["rollout"],
     ):
         def on(task: dsl.PipelineTask) -> dsl.PipelineTask:
-            return place(task, placement.of(task.name.replace("-", "_"))) if placement else task
+            return place(task, placement, engine) if placement else task
 
         # refuses a bad parameter before anything costs money
         champion = on(

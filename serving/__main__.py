@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def main() -> int:
     parser.add_argument("--port", type=int)
     parser.add_argument("--host")
     flags = parser.parse_args()
+    # The first process of a container ignores signals that it has no handler for; there is nothing to finish yet.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         settings = read_settings(os.environ, port=flags.port, host=flags.host)
     except SettingsError as error:

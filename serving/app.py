@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from serving.drain import Departure, DrainingServer
 from serving.errors import RequestError, describe_validation, error_body
 from serving.generation import Generator
 from serving.middleware import Frame
@@ -21,6 +22,10 @@ from serving.model import ReleaseModel
 from serving.openai import openai_router
 from serving.routes import own_router
 from serving.settings import Settings
+
+_KEEP_ALIVE_SECONDS = 620
+"""Longer than gateways keep an idle connection (Google's load balancers 600 s, Traefik 90 s): one that the server
+closes first may be closed while a request is on its way."""
 
 
 class ReleaseServer(ModelServer):
@@ -32,14 +37,15 @@ class ReleaseServer(ModelServer):
             workers=1,
             enable_grpc=False,
             grace_period=settings.drain_seconds,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             enable_latency_logging=False,
         )
-        self._host = settings.host
+        self._settings, self._departure = settings, Departure()
         self._generator = generator
         # KServe looks its application up by this name when it starts. Its own was made with a description of the
         # routes, which cannot be taken back once it is constructed.
         model_server.app = FastAPI(openapi_url=None, default_response_class=model_server.ORJSONResponse)
-        add_routes(model_server.app, generator, settings)
+        add_routes(model_server.app, generator, settings, self._departure)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; running answers may finish."""
@@ -48,13 +54,16 @@ class ReleaseServer(ModelServer):
     async def _serve(self) -> None:
         # KServe always binds 0.0.0.0; its uvicorn configuration is complete here, and nothing listens yet.
         assert self._rest_server is not None
-        self._rest_server.config.host = self._host
+        self._rest_server.config.host = self._settings.host
+        # KServe's own server stops listening at once, and closes idle connections whatever has arrived on them.
+        server = DrainingServer(self._rest_server.config, self._settings, self._departure)
+        self._rest_server._server = server  # pyright: ignore[reportAttributeAccessIssue]
         await super()._serve()
 
 
-def add_routes(app: FastAPI, generator: Generator, settings: Settings) -> None:
+def add_routes(app: FastAPI, generator: Generator, settings: Settings, departure: Departure) -> None:
     """Our routes come before KServe's, which are added when its server starts."""
-    app.add_middleware(Frame, release=generator.release.digest, settings=settings)
+    app.add_middleware(Frame, release=generator.release.digest, settings=settings, departure=departure)
     app.include_router(own_router(generator))
     app.include_router(openai_router(generator))
     app.add_exception_handler(HTTPException, _http_error)

@@ -9,6 +9,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 _KSERVE_PATH = re.compile(r"^/v2(/|$)|^/v1/models/[^/]*:")
+_OWN_GENERATION_PATH = re.compile(r"^(/openai)?/v1/(chat/)?completions$|^/generate$")
 _INFERENCE_PATH = re.compile(r"^/v2/models/[^/]+/infer$|^/v1/models/[^/]*:[a-z]+$")
 
 
@@ -32,6 +33,11 @@ class RequestError(HTTPException):
 def asks_kserve(path: str) -> bool:
     """Whether KServe's own routes read the body of a POST to this path: V1 predict and explain, V2 infer."""
     return _INFERENCE_PATH.search(path) is not None
+
+
+def asks_for_an_answer(method: str, path: str) -> bool:
+    """Whether the model is to write something: the requests by which a release is judged."""
+    return method == "POST" and (_OWN_GENERATION_PATH.search(path) is not None or asks_kserve(path))
 
 
 def error_body(

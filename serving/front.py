@@ -44,7 +44,7 @@ from serving.streams import ClientLeft, while_connected
 _LOG = logging.getLogger("serving.front")
 _POLL_SECONDS = 0.05
 _CONNECT_SECONDS = 5.0
-# Shorter than the 65 s after which a backend closes idle connections, so that none is used while it closes.
+# Shorter than the time after which a backend closes idle connections, so that none is used while it closes.
 _KEEP_ALIVE_SECONDS = 30.0
 _HOP_BY_HOP = {
     "connection",

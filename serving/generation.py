@@ -163,6 +163,9 @@ class Generator:
                 watch.finished("error")
                 _LOG.error("the engine failed: %s", error)
                 raise RequestError(503, f"the engine failed: {error}", headers={"Retry-After": "5"}) from error
+            except Exception:
+                watch.finished("error")
+                raise
             finally:
                 watch.finished("cancelled")
 

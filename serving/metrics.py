@@ -10,6 +10,11 @@ REQUESTS = Counter("slipway_requests", "Requests answered", ["route", "method", 
 REQUEST_SECONDS = Histogram(
     "slipway_request_seconds", "From the first byte in to the last byte out", ["route"], buckets=_SECONDS
 )
+GENERATIONS = Counter("slipway_generations", "Requests for an answer by how they ended", ["outcome"])
+"""What a rollout decides on. "answered": whole; "failed": 5xx, or broken off by the server; "refused": 4xx, a full
+queue among them; "left": the client did not wait for the end. Only the first two tell how good a release is."""
+
+OUTCOMES = ("answered", "failed", "refused", "left")
 PROMPT_TOKENS = Counter("slipway_prompt_tokens", "Tokens of prompts whose answers were begun")
 COMPLETION_TOKENS = Counter("slipway_completion_tokens", "Tokens of answers, end tokens included")
 FIRST_TOKEN_SECONDS = Histogram(
@@ -24,3 +29,7 @@ FINISHED = Counter("slipway_answers", "Answers by how they ended", ["reason"])
 RUNNING = Gauge("slipway_requests_running", "Answers being written")
 WAITING = Gauge("slipway_queue_depth", "Requests that wait for a place")
 RELEASE = Gauge("slipway_release_info", "Always 1; the labels say what is served", ["model", "release"])
+
+# A counter that was never raised would not be shown, and nobody could tell none from unknown.
+for outcome in OUTCOMES:
+    GENERATIONS.labels(outcome=outcome)

@@ -14,15 +14,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import logs, metrics
 from serving.callers import Callers
-from serving.errors import RequestError, asks_kserve, error_body
+from serving.drain import Departure
+from serving.errors import RequestError, asks_for_an_answer, asks_kserve, error_body
 from serving.settings import Settings
-from serving.streams import ClientLeft, while_connected
+from serving.streams import STREAM_FAILED, ClientLeft, while_connected
 
 _LOG = logging.getLogger("serving.access")
 _CLOSED = [
     (re.compile(r"^/v2/repository(/|$)"), 403, "models are loaded and unloaded by a rollout, not over HTTP"),
     (re.compile(r"^/v2/models/[^/]+/versions(/|$)"), 404, "model versions are not served; leave /versions/… out"),
 ]
+_READINESS = re.compile(r"^/health$|^/v2/health/ready$|^/v2/models/[^/]+/ready$")
 _CLIENT_LEFT = 499
 """nginx's number for a client that closed the connection; nobody receives it, logs and metrics show it."""
 
@@ -30,8 +32,9 @@ _CLIENT_LEFT = 499
 class Frame:
     """ASGI middleware around all routes, KServe's included."""
 
-    def __init__(self, app: ASGIApp, *, release: str, settings: Settings):
+    def __init__(self, app: ASGIApp, *, release: str, settings: Settings, departure: Departure):
         self._app = app
+        self._departure = departure
         self._release = release
         self._callers = Callers(settings)
         self._max_body_bytes = settings.max_body_bytes
@@ -40,10 +43,14 @@ class Frame:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send, self._release)
+        exchange = _Exchange(scope, send, self._release, self._departure)
         token = logs.request_id.set(exchange.request_id)
         try:
             await self._answer(exchange, scope, receive)
+        except BaseException:
+            # The reply breaks off: by a fault, or because the time after SIGTERM is over.
+            exchange.failed = True
+            raise
         finally:
             exchange.log()
             logs.request_id.reset(token)
@@ -52,6 +59,8 @@ class Frame:
         try:
             self._callers.check(scope)
             _refuse_closed(scope)
+            if self._departure.begun and _READINESS.search(scope["path"]):
+                raise RequestError(503, "the server is about to end; it answers what still arrives")
             receive = _bounded(scope, receive, self._max_body_bytes)
             if scope["method"] == "POST" and asks_kserve(scope["path"]):
                 await self._infer(scope, receive, exchange.send)
@@ -81,10 +90,12 @@ class Frame:
 class _Exchange:
     """One request and its reply."""
 
-    def __init__(self, scope: Scope, send: Send, release: str):
+    def __init__(self, scope: Scope, send: Send, release: str, departure: Departure):
         self.request_id = logs.choose_request_id(Headers(scope=scope).get("x-request-id", ""))
         self.status: int | None = None
-        self._scope, self._send, self._release = scope, send, release
+        self.failed = False
+        self._whole = False
+        self._scope, self._send, self._release, self._departure = scope, send, release, departure
         self._start = time.monotonic()
 
     async def send(self, message: Message) -> None:
@@ -94,6 +105,11 @@ class _Exchange:
             headers = MutableHeaders(scope=message)
             headers["X-Slipway-Release"] = self._release
             headers["X-Request-Id"] = self.request_id
+            if self._departure.begun:
+                # Whoever keeps connections opens the next one elsewhere.
+                headers["Connection"] = "close"
+        elif message["type"] == "http.response.body":
+            self._whole = not message.get("more_body", False)
         await self._send(message)
 
     async def refuse(self, error: RequestError) -> None:
@@ -112,8 +128,18 @@ class _Exchange:
         known = method if method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS") else "other"
         metrics.REQUESTS.labels(route=route, method=known, status=str(status)).inc()
         metrics.REQUEST_SECONDS.labels(route=route).observe(seconds)
+        if asks_for_an_answer(method, self._scope["path"]):
+            metrics.GENERATIONS.labels(outcome=self._outcome(status)).inc()
         fields: dict[str, Any] = {"method": method, "route": route, "status": status, "seconds": round(seconds, 4)}
         _LOG.info("request", extra=fields)
+
+    def _outcome(self, status: int) -> str:
+        """One of metrics.OUTCOMES."""
+        if self.failed or status >= 500 or self._scope.get("state", {}).get(STREAM_FAILED):
+            return "failed"
+        if status == _CLIENT_LEFT or not self._whole:
+            return "left"
+        return "refused" if status >= 400 else "answered"
 
 
 async def _nothing_more() -> Message:

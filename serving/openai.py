@@ -14,13 +14,14 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from starlette.datastructures import State
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from serving import logs
 from serving.errors import RequestError, openai_error
 from serving.generation import Answer, Generator, Options, Piece, Plan
-from serving.streams import ClientLeft, EventStream, while_connected
+from serving.streams import STREAM_FAILED, ClientLeft, EventStream, while_connected
 
 _NO_EFFECT = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -254,7 +255,8 @@ class _Routes:
             await pieces.aclose()
             raise
         usage = body.stream_options is not None and body.stream_options.include_usage
-        return EventStream(_events(shape, plan, first, pieces, usage=usage, with_ids=with_ids), pieces)
+        events = _events(shape, plan, first, pieces, request.state, usage=usage, with_ids=with_ids)
+        return EventStream(events, pieces)
 
 
 class _Shape(ABC):
@@ -338,7 +340,14 @@ def _usage(plan: Plan, completion_tokens: int) -> dict[str, int]:
 
 
 async def _events(
-    shape: _Shape, plan: Plan, first: Piece, rest: AsyncGenerator[Piece, None], *, usage: bool, with_ids: bool
+    shape: _Shape,
+    plan: Plan,
+    first: Piece,
+    rest: AsyncGenerator[Piece, None],
+    state: State,
+    *,
+    usage: bool,
+    with_ids: bool,
 ) -> AsyncGenerator[str, None]:
     """The events of a stream. A fault in the middle becomes an error event, and [DONE] is then missing."""
     count = 0
@@ -352,6 +361,7 @@ async def _events(
             yield _event(shape.usage_chunk(_usage(plan, count)))
         yield "data: [DONE]\n\n"
     except RequestError as error:
+        setattr(state, STREAM_FAILED, True)
         yield _event(openai_error(error.status_code, error.detail, error.param, error.code))
 
 

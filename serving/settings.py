@@ -52,7 +52,11 @@ class Settings(BaseModel):
     """CPU threads of the engine; 0 lets it choose."""
 
     drain_seconds: int = Field(30, ge=0)
-    """After SIGTERM, how long running answers may take to finish."""
+    """After SIGTERM, how long everything may take: lingering, and the answers that run to their end."""
+
+    linger_seconds: int = Field(0, ge=0)
+    """After SIGTERM, how long new requests are still answered while gateways notice that the server is leaving; it
+    ends with drain_seconds at the latest."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """INFO writes one line per request; prompts and answers are never written."""

@@ -11,6 +11,8 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 T = TypeVar("T")
+STREAM_FAILED = "stream_failed"
+"""Set in a request's state when its stream ends with an error: the status, 200, was sent long before."""
 
 
 class ClientLeft(Exception):

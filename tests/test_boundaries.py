@@ -18,7 +18,7 @@ LIGHT = sorted(
     [f"components.{path.parent.name}.config" for path in (ROOT / "components").glob("*/config.py")]
     + ["components.step_config", "pipelines.run_config", "serving.release"]
 )
-HEAVY = {"torch", "kfp", "transformers", "kserve", "datasets", "mlflow", "openvino_genai", "numpy"}
+HEAVY = {"torch", "kfp", "transformers", "kserve", "datasets", "mlflow", "openvino_genai", "numpy", "kubernetes"}
 
 # What a step may import beside itself and the shared modules. config.py may import every other config.py.
 EXCEPTIONS = {

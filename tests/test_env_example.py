@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.settings import environment_names
+from serving.fetch import settings as fetch
+from serving.settings import Settings, environment_names
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for folder in ("components", "pipelines", "serving") for path in (ROOT / folder).rglob("*.py"))
@@ -76,7 +77,7 @@ def variables(source: str) -> Iterator[str]:
 
 
 def test_code_and_example_name_the_same_variables():
-    read = set(environment_names().values())
+    read = {*environment_names().values(), *fetch.environment_names().values()}
     for path in SOURCES:
         read |= set(variables(path.read_text()))
     example = set(re.findall(r"^#?([A-Z][A-Z0-9_]*)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
@@ -86,11 +87,12 @@ def test_code_and_example_name_the_same_variables():
     }
 
 
-def test_example_states_the_defaults_of_the_server():
-    from serving.settings import Settings
-
+@pytest.mark.parametrize(
+    ("schema", "names"), [(Settings, environment_names()), (fetch.FetchSettings, fetch.environment_names())]
+)
+def test_example_states_the_defaults(schema, names):
     example = dict(re.findall(r"^#?([A-Z][A-Z0-9_]*)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
-    defaults = {variable: str(Settings.model_fields[field].default) for field, variable in environment_names().items()}
+    defaults = {variable: str(schema.model_fields[field].default) for field, variable in names.items()}
     assert {variable: example.get(variable) for variable in defaults} == defaults
 
 

@@ -95,14 +95,14 @@ def _mistake(parameter: str, detail: Any) -> str:
 def resolve(store: Store, config: RolloutConfig, directory: Path) -> Champion:
     """Write champion.json into `directory`, and the live release beside it when there is one.
 
-    Raises InputError when the live release is missing from the store or damaged.
+    Raises InputError when the live release is missing from the store or damaged, TargetError when it cannot be had.
     """
     # The one step that looks into another's folder: what is live is known to the rollout target alone
     # (design.md, rule 7). Imported here, so that validating a run needs no HTTP client.
-    from components.rollout.deliver import live, verify
+    from components.rollout.deliver import live, require_whole
 
     champion = Champion(live(store, config), config.service)
     if champion.digest:
-        link_tree(verify(store, champion.digest), directory / "release")
+        link_tree(require_whole(store, champion.digest, config), directory / "release")
     write_atomically(directory / "champion.json", json.dumps(vars(champion), indent=1))
     return champion

@@ -1,18 +1,67 @@
 """Schema of the `rollout` parameter."""
 
+from __future__ import annotations
+
+from itertools import pairwise
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from components.step_config import StepConfig
 from serving.release import ServingForm
+
+PRESTOP_SECONDS = 5
+"""How long a pod that ends still serves, so that every gateway has noticed."""
+
+
+class KServeConfig(StepConfig):
+    """Where and as what a release is served on a cluster."""
+
+    namespace: str = Field(default="slipway-serving", pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
+    """Namespace of the InferenceServices and of the route."""
+
+    gateway: str = Field(default="slipway-system/slipway", pattern=r"^[a-z0-9-]+/[a-z0-9.-]+$")
+    """The Gateway that the route is attached to, as namespace/name."""
+
+    hostname: str = Field(default="", pattern=r"^(|[a-z0-9.-]+)$")
+    """Host that the route takes; "" takes every host of the gateway's listener."""
+
+    runtime: str = Field(default="slipway-cpu", pattern=r"^[a-z0-9][a-z0-9.-]*$")
+    """ServingRuntime in the namespace."""
+
+    image: str = Field(default="", pattern=r"^(|.+@sha256:[0-9a-f]{64})$")
+    """Serving image by digest; "" is the runtime's own."""
+
+    releases: str = Field(default="gs://slipway/releases", pattern=r"^[a-z][a-z0-9+.-]*://.*[^/]$")
+    """Where releases are published (a URI that fsspec knows); each lies at <releases>/<its digest>."""
+
+    replicas: int = Field(default=1, ge=1)
+    """Pods per release."""
+
+    cpu: str = Field(default="1", pattern=r"^[0-9]+(m|\.[0-9]+)?$")
+    """CPU that a pod asks for."""
+
+    memory: str = Field(default="2Gi", pattern=r"^[0-9]+(Mi|Gi|Ti)$")
+    """Memory that a pod asks for, and may not exceed."""
+
+    gpus: int = Field(default=0, ge=0)
+    """GPUs (nvidia.com/gpu) per pod."""
+
+    grace_seconds: int = Field(default=150, ge=1)
+    """terminationGracePeriodSeconds: longer than the pod serves on after it was told to end, and drains then."""
+
+    node_selector: dict[str, str] = Field(default={})
+    """Labels of the nodes that may run a pod."""
+
+    tolerations: list[dict[str, str]] = Field(default=[])
+    """Taints that a pod tolerates, as Kubernetes writes them."""
 
 
 class RolloutConfig(StepConfig):
     """How a release is packaged, checked and brought to traffic."""
 
-    target: Literal["local"] = "local"
-    """"local" serves on this machine behind the weighted front."""
+    target: Literal["local", "kserve"] = "local"
+    """"local" serves on this machine behind the weighted front; "kserve" on a cluster behind its gateway."""
 
     service: str = Field(default="energy-chat", pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")
     """Name of the live service; also the model's name in its HTTP API."""
@@ -30,13 +79,55 @@ class RolloutConfig(StepConfig):
     """An engine other than "openvino" may first differ from a golden answer only where the gap (nats) is below this."""
 
     port: int = Field(default=8000, ge=1, le=65535)
-    """Public port of the front, on 127.0.0.1."""
+    """Public port of the front, on 127.0.0.1; for target "local"."""
+
+    strategy: Literal["surge", "replace"] = "surge"
+    """"surge" runs old and new beside each other; "replace" stops the old one first, where there is room for one."""
+
+    stages: list[int] = Field(default=[10, 50, 100], min_length=1)
+    """Shares of the traffic, in percent, at which a candidate is watched; the last is 100."""
+
+    min_requests: int = Field(default=20, ge=1)
+    """Requests that the candidate must have answered before a stage is decided; golden prompts are replayed for it."""
+
+    max_error_rate: float = Field(default=0.01, ge=0, le=1)
+    """Share of a stage's requests that may fail (HTTP 5xx); above it the candidate is rolled back."""
+
+    stage_seconds: float = Field(default=300, gt=0)
+    """A candidate that has not answered min_requests by then is rolled back."""
 
     ready_seconds: float = Field(default=120, gt=0)
-    """A candidate that is not ready by then is removed; also the longest that one golden answer may take."""
+    """A candidate that is not ready by then is removed."""
+
+    answer_seconds: float = Field(default=120, gt=0)
+    """The longest that one golden answer may take."""
 
     drain_seconds: float = Field(default=120, gt=0)
     """How long the old release may finish the answers that it has begun; its server is told the same.
 
     The longest answer that a server gives by default, 1024 tokens, takes about a minute on two CPU cores.
     """
+
+    kserve: KServeConfig = KServeConfig()
+    """Settings of target "kserve"."""
+
+    @field_validator("stages")
+    @classmethod
+    def _lead_to_everything(cls, stages: list[int]) -> list[int]:
+        if stages[-1] != 100 or stages[0] < 1 or any(low >= high for low, high in pairwise(stages)):
+            raise ValueError("must rise from at least 1 to 100, as 10, 50, 100 do")
+        return stages
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> RolloutConfig:
+        """A setting of the target that is not used would be read by nobody."""
+        if self.target == "local" and self.kserve != KServeConfig():
+            changed = ", ".join(sorted(key for key, value in self.kserve if value != getattr(KServeConfig(), key)))
+            raise ValueError(f"kserve ({changed}) is for target kserve; set target: kserve, or leave kserve out")
+        needed = self.drain_seconds + PRESTOP_SECONDS
+        if self.target == "kserve" and self.kserve.grace_seconds <= needed:
+            raise ValueError(
+                f"kserve.grace_seconds {self.kserve.grace_seconds} must be above drain_seconds and the "
+                f"{PRESTOP_SECONDS} s that a pod serves on: above {needed:g}"
+            )
+        return self

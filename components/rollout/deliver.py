@@ -8,16 +8,20 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 from components.progress import say
 from components.rollout.config import RolloutConfig
+from components.rollout.decide import Limits
 from components.rollout.golden import GoldenCheck
-from components.rollout.local import SERVING, Commands, LocalTarget, configuration
-from components.rollout.machine import Outcome, Rollout, Step
-from components.rollout.target import Observation, TargetError
+from components.rollout.local import SERVING, Commands, LocalTarget
+from components.rollout.machine import Outcome, Plan, Rollout, Step
+from components.rollout.target import Observation, Origin, Target, TargetError
+from components.rollout.targets import configuration, open_target, release_of, require_local, whole_release
 from components.step_config import InputError, RunSettings
 from components.store import Store, link_tree, write_atomically
 from serving.release import ReleaseError, read_release, verify_release
@@ -43,48 +47,60 @@ def deliver(
     Raises InputError when they do not belong together, and what `machine.Rollout.run` raises.
     """
     store = Store(run)
-    digest = read_release(release / "release").digest
-    expected = _permitted(digest, champion, decision)
-    adopt(store, release / "release", digest)
-    return _bring(store, config, digest, expected, run, commands)
+    manifest = read_release(release / "release")
+    expected = _permitted(manifest.digest, champion, decision)
+    adopt(store, release / "release", manifest.digest)
+    origin = Origin(run.name, run.run_id, run.commit, manifest.data_digest)
+    return _bring(store, config, manifest.digest, expected, origin, commands)
 
 
 def live(store: Store, config: RolloutConfig) -> str | None:
     """Digest of the release that is live; None when there is none."""
-    return LocalTarget(store, config).live()
+    return open_target(store, config).live()
 
 
-def require_port(store: Store, config: RolloutConfig) -> None:
-    """Raises TargetError when somebody else holds the public port: better before the training than after it."""
-    LocalTarget(store, config).require_port()
+def refuse_early(store: Store, config: RolloutConfig) -> None:
+    """Raises TargetError when a rollout could not even begin: better before the training than after it."""
+    open_target(store, config).refuse_early()
 
 
 def back(
-    store: Store, digest: str | None = None, *, service: str | None = None, commands: Commands = SERVING
+    store: Store, digest: str | None = None, *, asked: RolloutConfig | None = None, commands: Commands = SERVING
 ) -> dict[str, Any]:
     """Return to an earlier release, the one before by default, as every rollout goes; the content of live.json.
 
-    `digest` may be shortened to its first digits. After a return the release that was left is "the one before".
-    The release keeps the run and the commit that it came from.
+    `digest` may be shortened to its first digits; `asked` is as for targets.configuration. After a return the release
+    that was left is "the one before". The release keeps the run and the commit that it came from.
     """
-    config = configuration(store, service)
-    seen = LocalTarget(store, config, commands=commands).observe()
-    wanted = find_release(store, digest) if digest else seen.previous
+    config = configuration(store, asked)
+    target = open_target(store, config, commands=commands)
+    seen = target.observe()
+    wanted = find_release(store, digest, [entry["digest"] for entry in target.history()]) if digest else seen.previous
     if wanted is None:
         raise InputError(f"nothing was live before {seen.live or 'now'}; name the release to go to")
-    verify(store, wanted)
-    return _bring(store, config, wanted, seen.live, None, commands)
+    verify(store, wanted, config)
+    return _bring(store, config, wanted, seen.live, _attested_origin(store, wanted), commands, returning=True)
 
 
-def status(store: Store, service: str | None = None) -> dict[str, Any]:
-    """What is served, by which processes, what was served before, and who is changing it."""
-    config = configuration(store, service)
-    target = LocalTarget(store, config)
-    seen, state = target.observe(), target.state()
-    instances = _instances(seen)
-    for instance in instances:
-        server = state.servers.get(instance["digest"])
-        instance |= {"pid": server.pid if server else None, "log": server.log if server else None}
+def finish(store: Store, *, asked: RolloutConfig | None = None, commands: Commands = SERVING) -> dict[str, Any] | None:
+    """Bring to its end what a rollout has left that died; the content of live.json, None when nothing was left.
+
+    Raises RolloutBusy when it has not died, RolloutFailed when its release was rolled back.
+    """
+    config = configuration(store, asked)
+    seen = open_target(store, config, commands=commands).observe()
+    one = seen.candidate or seen.stable
+    left = seen.candidate or seen.retired or (seen.stable and seen.stable.state == "stopped")
+    if one is None or not left:
+        return None
+    return _bring(store, config, one.digest, seen.live, one.origin, commands, returning=one is seen.stable)
+
+
+def status(store: Store, asked: RolloutConfig | None = None) -> dict[str, Any]:
+    """What is served, by which servers, what was served before, and who is changing it."""
+    config = configuration(store, asked)
+    target = open_target(store, config)
+    seen = target.observe()
     return {
         "service": config.service,
         "target": config.target,
@@ -92,19 +108,23 @@ def status(store: Store, service: str | None = None) -> dict[str, Any]:
         "live": seen.live,
         "serving": seen.in_force,
         "previous": seen.previous,
+        "state": dict(seen.noted),
         "routed": dict(seen.routed),
-        "instances": instances,
-        "history": [entry.model_dump() for entry in state.history],
+        "instances": _instances(seen),
+        "history": [dict(entry) for entry in target.history()],
         "held_by": target.held_by(),
     }
 
 
-def down(store: Store, service: str | None = None) -> list[str]:
+def down(store: Store, asked: RolloutConfig | None = None) -> list[str]:
     """Stop the front and the servers that rollouts started. What is live is remembered: a rollout starts it again.
 
-    Returns what was stopped, in words. Raises RolloutBusy while a rollout is at work.
+    Returns what was stopped, in words. Raises RolloutBusy while a rollout is at work, InputError for a service on a
+    cluster.
     """
-    target = LocalTarget(store, configuration(store, service))
+    if asked:
+        require_local(asked)
+    target = LocalTarget(store, configuration(store, asked))
     with target.hold():
         return target.stop_all()
 
@@ -136,9 +156,14 @@ def adopt(store: Store, source: Path, digest: str) -> Path:
     return place
 
 
-def verify(store: Store, digest: str) -> Path:
-    """Directory of a release in the store. Raises InputError when it is missing or damaged."""
+def verify(store: Store, digest: str, config: RolloutConfig) -> Path:
+    """Directory of a release in the store, or what was published of it where a cluster serves it.
+
+    Raises InputError when it is missing or damaged, TargetError when it was not published.
+    """
     place = store.release(digest)
+    if config.target == "kserve" and not place.exists():
+        return release_of(store, config, digest)
     try:
         found = verify_release(place)
     except ReleaseError as error:
@@ -151,10 +176,21 @@ def verify(store: Store, digest: str) -> Path:
     return place
 
 
-def find_release(store: Store, shortened: str) -> str:
-    """Full digest of the one release in the store that begins so."""
+def require_whole(store: Store, digest: str, config: RolloutConfig) -> Path:
+    """Directory of a live release with all its files; see verify and targets.whole_release."""
+    found = whole_release(store, config, digest)
+    if found != store.release(digest):
+        adopt(store, found, digest)
+        shutil.rmtree(found)
+    return verify(store, digest, config)
+
+
+def find_release(store: Store, shortened: str, served: Sequence[str] = ()) -> str:
+    """Full digest of the one release that begins so, in the store or among those that were `served`."""
     start = shortened.removeprefix("sha256:")
-    found = sorted(path.name for path in store.releases.glob(f"{start}*") if path.is_dir()) if start.isalnum() else []
+    stored = [path.name for path in store.releases.glob("*") if path.is_dir() and not path.name.startswith(".")]
+    known = {*stored, *(digest.removeprefix("sha256:") for digest in served)}
+    found = sorted(name for name in known if name.startswith(start)) if start.isalnum() else []
     if len(found) != 1:
         several = f"several releases begin so: {', '.join(found)}" if found else "no such release is in the store"
         raise InputError(f"release {shortened}: {several} ({store.releases})")
@@ -180,31 +216,67 @@ def _permitted(digest: str, champion: Path, decision: Path) -> str | None:
 
 
 def _bring(
-    store: Store, config: RolloutConfig, digest: str, expected: str | None, run: RunSettings | None, commands: Commands
+    store: Store,
+    config: RolloutConfig,
+    digest: str,
+    expected: str | None,
+    origin: Origin,
+    commands: Commands,
+    *,
+    returning: bool = False,
 ) -> dict[str, Any]:
-    """Roll out and record it; `run` is None for a return, which keeps the run that the release came from."""
-    origin = _origin(store, digest)
-    run_id = run.run_id if run else origin.get("run_id", "")
-    target = LocalTarget(store, config, run=run.name if run else "rollout back", run_id=run_id, commands=commands)
-    check = GoldenCheck(config.service, config.gap_bound, config.ready_seconds)
-    outcome = Rollout(target, digest, expected, store.release, check, _announce).run()
-    say("live", step="rollout", action=outcome.action, release=digest, url=outcome.url)
-    record = _record(config, outcome, run)
+    """Roll out and record it; a return keeps what is recorded of the run that the release came from."""
+    attested = _attested(store, digest)
+    target = open_target(store, config, origin=origin, commands=commands)
+
+    @cache
+    def directory(wanted: str) -> Path:
+        return release_of(store, config, wanted)
+
+    outcome = Rollout(
+        target,
+        digest,
+        expected,
+        directory,
+        GoldenCheck(target.http, config.service, config.gap_bound, config.answer_seconds),
+        _announce,
+        plan(config),
+        on_the_way=lambda seen: _attest_on_the_way(store, config, target, seen),
+    ).run()
+    outage = {"outage_seconds": round(outcome.outage_seconds, 1)} if outcome.outage_seconds else {}
+    say("live", step="rollout", action=outcome.action, release=digest, url=outcome.url, **outage)
+    record = _record(config, outcome, origin) | outage
     if outcome.action != "rolled out":
-        record["live_since"] = origin.get("live_since", record["live_since"])
-    if run is None:
-        record |= {key: origin[key] for key in _ORIGIN if key in origin}
+        record["live_since"] = attested.get("live_since", record["live_since"])
+    if returning:
+        record |= {key: attested[key] for key in _ORIGIN if key in attested}
     _attest(store, outcome, record)
     return record
 
 
-def _origin(store: Store, digest: str) -> dict[str, Any]:
-    """What is attested about the run that a release came from; {} when nothing is."""
+def plan(config: RolloutConfig) -> Plan:
+    """How the settings have a candidate get its traffic."""
+    limits = Limits(config.min_requests, config.max_error_rate, config.stage_seconds)
+    return Plan(limits, config.strategy, tuple(config.stages))
+
+
+def _attested(store: Store, digest: str) -> dict[str, Any]:
+    """What is recorded about the rollout of a release; {} when nothing is."""
     path = store.attestations(digest) / ROLLOUT_FILE
     return cast("dict[str, Any]", json.loads(path.read_bytes())) if path.exists() else {}
 
 
-def _record(config: RolloutConfig, outcome: Outcome, run: RunSettings | None) -> dict[str, Any]:
+def _attested_origin(store: Store, digest: str) -> Origin:
+    attested = _attested(store, digest)
+    return Origin(
+        attested.get("run", ""),
+        attested.get("run_id", ""),
+        attested.get("commit", ""),
+        attested.get("data_digest", ""),
+    )
+
+
+def _record(config: RolloutConfig, outcome: Outcome, origin: Origin) -> dict[str, Any]:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {
         "digest": outcome.digest,
@@ -213,12 +285,27 @@ def _record(config: RolloutConfig, outcome: Outcome, run: RunSettings | None) ->
         "url": outcome.url,
         "action": outcome.action,
         "previous": outcome.previous,
-        "run": run.name if run else "",
-        "run_id": run.run_id if run else "",
-        "commit": run.commit if run else "",
+        "run": origin.run,
+        "run_id": origin.run_id,
+        "commit": origin.commit,
         "at": now,
         "live_since": now,
     }
+
+
+def _attest_on_the_way(store: Store, config: RolloutConfig, target: Target, seen: Observation) -> None:
+    """Record the release that is live now, whose own rollout died before it could: what its servers tell of it.
+
+    A record that cannot be written holds nothing up; the next rollout tries again.
+    """
+    one = seen.stable
+    if one is None or not one.origin.run_id or _attested(store, one.digest):
+        return
+    found = Outcome(one.digest, "rolled out", seen.previous, target.url)
+    try:
+        _attest(store, found, _record(config, found, one.origin))
+    except TargetError as error:
+        say("not_recorded", step="rollout", release=one.digest, why=str(error))
 
 
 def _attest(store: Store, outcome: Outcome, record: dict[str, Any]) -> None:
@@ -235,14 +322,17 @@ def _attest(store: Store, outcome: Outcome, record: dict[str, Any]) -> None:
 
 
 def _announce(step: Step) -> None:
+    share = {"share": step.share} if step.share else {}
     words = {"reason": step.reason} if step.reason else {}
-    say("rollout", step="rollout", does=step.kind, release=step.digest, **words)
+    say("rollout", step="rollout", does=step.kind, release=step.digest, **share, **words)
 
 
 def _instances(seen: Observation) -> list[dict[str, Any]]:
     roles = [("stable", seen.stable), ("candidate", seen.candidate), *(("retired", one) for one in seen.retired)]
     return [
         {"role": role, "digest": one.digest, "state": one.state, "url": one.url, "reason": one.reason}
+        | {"run_id": one.origin.run_id, "commit": one.origin.commit}
+        | dict(one.details)
         for role, one in roles
         if one
     ]

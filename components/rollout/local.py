@@ -18,9 +18,9 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -30,14 +30,26 @@ import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.progress import say
-from components.rollout import processes
+from components.rollout import processes, traffic
 from components.rollout.config import RolloutConfig
-from components.rollout.target import Instance, Observation, RolloutBusy, TargetError, live_release
+from components.rollout.target import (
+    UNKNOWN,
+    Instance,
+    Observation,
+    Origin,
+    RolloutBusy,
+    TargetError,
+    Traffic,
+    live_release,
+)
 from components.step_config import InputError
 from components.store import Store, write_atomically
 
 HOST = "127.0.0.1"
 _IN_FORCE_SECONDS = 10.0
+_LOOK_SECONDS = 0.1
+"""How long nothing is looked at while something is waited for."""
+
 _FRONT_SECONDS = 60.0
 """The front loads nothing; it needs a second."""
 
@@ -81,6 +93,15 @@ class State(_Record):
 
     live: str | None = None
     candidate: str | None = None
+    stopped: bool = False
+    """The server of what is live was ended by strategy "replace"."""
+
+    origins: dict[str, dict[str, str]] = {}
+    """Release digest -> fields of target.Origin."""
+
+    noted: dict[str, str] = {}
+    """See Observation.noted."""
+
     servers: dict[str, ServerProcess] = {}
     """Release digest -> its server."""
 
@@ -117,10 +138,8 @@ SERVING = Commands(_server_command, _front_command)
 class LocalTarget:
     """One service on this machine; implements `target.Target`."""
 
-    def __init__(
-        self, store: Store, config: RolloutConfig, *, run: str = "", run_id: str = "", commands: Commands = SERVING
-    ):
-        self._config, self._run, self._run_id, self._commands = config, run, run_id, commands
+    def __init__(self, store: Store, config: RolloutConfig, *, origin: Origin = UNKNOWN, commands: Commands = SERVING):
+        self._config, self._origin, self._commands = config, origin, commands
         self._directory = service_directory(store, config.service)
         self._routes = self._directory / "routes.json"
         # No connection is kept: an idle one would delay the end of the server that holds it.
@@ -150,7 +169,7 @@ class LocalTarget:
 
     def _holder(self) -> dict[str, Any]:
         pid = os.getpid()
-        return {"pid": pid, "mark": processes.start_mark(pid), "run": self._run, "since": _now()}
+        return {"pid": pid, "mark": processes.start_mark(pid), "run": self._origin.run, "since": _now()}
 
     def _busy(self) -> str:
         holder = self.held_by() or {"pid": "?", "run": "", "since": "just now"}
@@ -185,7 +204,33 @@ class LocalTarget:
             routed=routed,
             in_force=in_force and _same_routes(self._front_health(), backends),
             previous=next((entry.digest for entry in reversed(state.history) if entry.digest != state.live), None),
+            noted=state.noted,
         )
+
+    def traffic(self) -> Mapping[str, Traffic]:
+        """See Target.traffic."""
+        state = self.state()
+        running = [digest for digest, server in state.servers.items() if process_id(server)]
+        return {digest: self._count(self._address(state, digest)) for digest in running}
+
+    def _count(self, url: str) -> Traffic:
+        try:
+            response = self._http.get(f"{url}/metrics", timeout=5.0)
+            return traffic.count(response.raise_for_status().text)
+        except (httpx.HTTPError, ValueError) as error:
+            raise TargetError(f"the metrics of {url} cannot be read: {type(error).__name__}: {error}") from error
+
+    def http(self, url: str, seconds: float) -> httpx.Client:
+        """See Target.http."""
+        return open_client(url, seconds)
+
+    def wait(self, seconds: float) -> None:
+        """See Target.wait. Processes announce nothing, so they are looked at again soon."""
+        time.sleep(min(seconds, _LOOK_SECONDS))
+
+    def history(self) -> Sequence[Mapping[str, str]]:
+        """See Target.history."""
+        return [entry.model_dump() for entry in self.state().history]
 
     def live(self) -> str | None:
         """What is live, from what is on disk alone: no server is asked."""
@@ -211,23 +256,31 @@ class LocalTarget:
         return f"http://{HOST}:{server.port}" if server else ""
 
     def _instance(self, state: State, digest: str) -> Instance:
+        server = state.servers.get(digest)
+        details = {"pid": server.pid if server else None, "log": server.log if server else None}
+        origin = Origin(**state.origins.get(digest, {}))
+        found, reason = self._state_of(state, digest)
+        return Instance(digest, found, self._address(state, digest), reason, origin, details)
+
+    def _state_of(self, state: State, digest: str) -> tuple[Literal["starting", "ready", "failed", "stopped"], str]:
+        """State and reason of an Instance."""
         url, server = self._address(state, digest), state.servers.get(digest)
         if server is None:
-            return Instance(digest, "failed", url, "its server was stopped")
+            return "stopped" if state.stopped and digest == state.live else "failed", "its server was stopped"
         pid = process_id(server)
         if pid is None:
             code = processes.exit_code(server.pid) if server.pid else None
             told = processes.last_lines(Path(server.log))
             ended = "its server ended" if code is None else f"its server ended with code {code}"
-            return Instance(digest, "failed", url, f"{ended}; {server.log} ends: {told or 'nothing'}")
+            return "failed", f"{ended}; {server.log} ends: {told or 'nothing'}"
         late = time.time() - server.since > self._config.ready_seconds
         health = self._health(url, tries=3 if late else 1)
         if health is None:
             waited = f"not ready within {self._config.ready_seconds:g} s; see {server.log}"
-            return Instance(digest, "failed" if late else "starting", url, waited if late else "loading the release")
+            return ("failed", waited) if late else ("starting", "loading the release")
         if health.get("release") != digest:
-            return Instance(digest, "failed", url, f"its server says that it serves {health.get('release')}")
-        return Instance(digest, "ready", url)
+            return "failed", f"its server says that it serves {health.get('release')}"
+        return "ready", ""
 
     def _health(self, url: str, tries: int) -> dict[str, Any] | None:
         """The answer of /health; None when there is none. A busy server that was ready gets several tries."""
@@ -262,7 +315,7 @@ class LocalTarget:
 
     def apply(self, digest: str, release: Path) -> None:
         """See Target.apply."""
-        self.require_port()
+        self.refuse_early()
         state = self.state()
         if digest in state.servers and self._instance(state, digest).state != "failed":
             if digest not in (state.live, state.candidate):  # replaced, and wanted again before it was removed
@@ -275,8 +328,11 @@ class LocalTarget:
         command = self._commands.server(release, self._config.service, port)
         log = self._directory / "logs" / f"{digest.removeprefix('sha256:')[:12]}-{port}.log"
         state.servers[digest] = ServerProcess(command=command, port=port, log=str(log), since=time.time())
-        if digest != state.live:
+        if digest == state.live:
+            state.stopped = False
+        else:
             state.candidate = digest
+            state.origins.setdefault(digest, asdict(self._origin))
         self._start(state, state.servers[digest])
         self._remove_old_logs(state)
 
@@ -309,29 +365,49 @@ class LocalTarget:
         """See Target.promote."""
         state = self.state()
         if state.live != digest:
-            state.live = digest
-            state.history.append(WentLive(digest=digest, since=_now(), run_id=self._run_id))
+            state.live, state.stopped = digest, False
+            run_id = state.origins.get(digest, {}).get("run_id", "")
+            state.history.append(WentLive(digest=digest, since=_now(), run_id=run_id))
         if state.candidate == digest:
             state.candidate = None
         self._save(state)
 
+    def stop(self, digest: str) -> None:
+        """See Target.stop."""
+        state = self.state()
+        self._end_server(state, digest)
+        state.stopped = True
+        self._save(state)
+
     def remove(self, digest: str) -> None:
         """See Target.remove."""
-        if any(backend["release"] == digest and backend["weight"] for backend in self._backends()):
-            raise TargetError(f"{digest} gets traffic and is not removed")
         state = self.state()
-        server = state.servers.get(digest)
-        if server:
-            deadline = time.monotonic() + self._config.drain_seconds
-            while self._in_flight(self._address(state, digest)) and time.monotonic() < deadline:
-                time.sleep(0.05)
-            if not _end(server, max(deadline - time.monotonic(), 1)):
-                say("cut_off", release=digest, after_seconds=self._config.drain_seconds)
-            del state.servers[digest]
+        self._end_server(state, digest)
         if state.candidate == digest:
             state.candidate = None
+        state.origins.pop(digest, None)
         self._save(state)
         self._remove_old_logs(state)
+
+    def _end_server(self, state: State, digest: str) -> None:
+        """End a release's server once it has no request; the caller saves the state."""
+        if any(backend["release"] == digest and backend["weight"] for backend in self._backends()):
+            raise TargetError(f"{digest} gets traffic, so its server is not ended")
+        server = state.servers.get(digest)
+        if server is None:
+            return
+        deadline = time.monotonic() + self._config.drain_seconds
+        while self._in_flight(self._address(state, digest)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if not _end(server, max(deadline - time.monotonic(), 1)):
+            say("cut_off", release=digest, after_seconds=self._config.drain_seconds)
+        del state.servers[digest]
+
+    def note(self, state: str, reason: str = "") -> None:
+        """See Target.note."""
+        written = self.state()
+        written.noted = {"state": state, "reason": reason, "since": _now()}
+        self._save(written)
 
     def stop_all(self) -> list[str]:
         """End the fronts, then the servers; what is live is remembered. Returns what was ended, in words."""
@@ -349,13 +425,14 @@ class LocalTarget:
                 _end(server, self._config.drain_seconds)
                 ended.append(f"server of {digest}")
         state.fronts, state.servers, state.candidate = {}, {}, None
+        state.noted = {"state": "down", "reason": "it was stopped by hand", "since": _now()}
         self._write_routes([])
         self._save(state)
         self._remove_old_logs(state)
         return ended
 
-    def require_port(self) -> None:
-        """Raises TargetError when somebody else holds the public port."""
+    def refuse_early(self) -> None:
+        """See Target.refuse_early: somebody else may hold the public port."""
         port = self._config.port
         front = self.state().fronts.get(str(port))
         if front and process_id(front):
@@ -396,7 +473,7 @@ class LocalTarget:
             if self._front_health() is not None:
                 return
             _end(front, seconds=1)  # it runs and does not answer
-        self.require_port()
+        self.refuse_early()
         command = self._commands.front(self._routes, self._config.port)
         front = ServerProcess(command=command, port=self._config.port, log=str(self._front_log()), since=time.time())
         state.fronts[key] = front
@@ -421,6 +498,12 @@ class LocalTarget:
 
 
 # ------------------------------------------------------------------------------------------ small parts
+
+
+def open_client(url: str, seconds: float) -> httpx.Client:
+    """A client for a server of this machine; see Target.http."""
+    # Proxies of the environment are for the internet, not for the place where we serve.
+    return httpx.Client(base_url=url, timeout=seconds, trust_env=False)
 
 
 def service_directory(store: Store, service: str) -> Path:

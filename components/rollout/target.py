@@ -6,11 +6,13 @@ being brought to traffic. Every method is idempotent and may be called again aft
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
+
+import httpx
 
 
 class TargetError(RuntimeError):
@@ -21,12 +23,16 @@ class RolloutBusy(TargetError):
     """Another rollout of the same service is at work; the message says who holds it."""
 
 
+class LockLost(TargetError):
+    """The service is no longer held, and another rollout may be at work: whoever sees this changes nothing more."""
+
+
 class ChampionMoved(TargetError):
     """What is live is no longer what the gate compared with."""
 
 
 class CheckFailed(RuntimeError):
-    """A server does not answer as its release must."""
+    """A server does not answer as its release must, or cannot be seen to."""
 
 
 class RolloutFailed(RuntimeError):
@@ -34,18 +40,37 @@ class RolloutFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The run that brought a release to its place; what is not known is empty."""
+
+    run: str = ""
+    run_id: str = ""
+    commit: str = ""
+    data_digest: str = ""
+
+
+UNKNOWN = Origin()
+
+
+@dataclass(frozen=True)
 class Instance:
     """One copy of a release as it is seen at its place."""
 
     digest: str
-    state: Literal["starting", "ready", "failed"]
-    """"failed" is final: its process or pod is gone, or it was not ready by its deadline."""
+    state: Literal["starting", "ready", "failed", "stopped"]
+    """"failed" is final: its process or pod is gone, or it was not ready by its deadline. "stopped" is so by intent."""
 
     url: str
-    """Its own address, which no public traffic uses."""
+    """Its own address, which no public traffic uses; what `Target.http` opens."""
 
     reason: str = ""
     """Why it failed, or what it waits for."""
+
+    origin: Origin = UNKNOWN
+    """The run whose rollout started it."""
+
+    details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What a reader of the status wants to know of its servers (process and log, pods and restarts)."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +91,22 @@ class Observation:
     previous: str | None = None
     """The release that was live before the stable one."""
 
+    noted: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What `Target.note` wrote last: `state`, `reason`, `since`."""
+
     @property
     def live(self) -> str | None:
         """See live_release."""
         stable, candidate = (one.digest if one else None for one in (self.stable, self.candidate))
         return live_release(stable, candidate, self.routed)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What the servers of one release have answered since they started; see traffic.count."""
+
+    requests: int = 0
+    errors: int = 0
 
 
 def live_release(stable: str | None, candidate: str | None, routed: Mapping[str, int]) -> str | None:
@@ -85,12 +121,38 @@ class Target(Protocol):
     """A place where one service is served."""
 
     def hold(self) -> AbstractContextManager[None]:
-        """Be the only one who changes the service. Raises RolloutBusy that names the holder."""
+        """Be the only one who changes the service. Raises RolloutBusy that names the holder.
+
+        Every other method may raise LockLost while it is held.
+        """
         ...
+
+    # ------------------------------------------------------------------------------------------- looking
 
     def observe(self) -> Observation:
         """What is there now."""
         ...
+
+    def traffic(self) -> Mapping[str, Traffic]:
+        """Release digest -> what all its servers have answered; releases without a server are left out.
+
+        Raises TargetError when a server that is there cannot be read: half a count is none.
+        """
+        ...
+
+    def http(self, url: str, seconds: float) -> httpx.Client:
+        """A client whose base is an instance's own address or the public one; it waits so long for an answer.
+
+        The base may have a path of its own: ask for `v1/…` and `health`, without a leading slash, or with one (httpx
+        appends both).
+        """
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Return when something may have changed, at the latest after `seconds`."""
+        ...
+
+    # ------------------------------------------------------------------------------------------ changing
 
     def apply(self, digest: str, release: Path) -> None:
         """Start serving a release from its directory, without traffic: the candidate, or the stable one again.
@@ -103,7 +165,8 @@ class Target(Protocol):
     def route(self, weights: Mapping[str, int]) -> None:
         """Send new requests by these weights (digest -> share of 100), and return when that is in force.
 
-        Requests that run already end where they began. Raises TargetError when it does not come into force.
+        Without weights the address answers that nothing is served. Requests that run already end where they began.
+        Raises TargetError when it does not come into force.
         """
         ...
 
@@ -111,11 +174,43 @@ class Target(Protocol):
         """Make the candidate the stable release; the old stable one becomes retired."""
         ...
 
+    def stop(self, digest: str) -> None:
+        """Let the stable release finish its requests, then end its servers; it stays stable, and `apply` starts it.
+
+        Returns when they are gone, so that what they held is free. Raises TargetError when it is routed.
+        """
+        ...
+
     def remove(self, digest: str) -> None:
         """Let a release finish the requests that it has begun, then remove it. Raises TargetError when it is routed."""
         ...
 
+    def note(self, state: str, reason: str = "") -> None:
+        """Make a transition readable at the place, for people: "watching 10 %", say, and why. Nothing depends on it.
+
+        It may be called before anything of the service is there.
+        """
+        ...
+
+    # ------------------------------------------------------------------------------------- for the readers
+
     @property
     def url(self) -> str:
         """The public address of the service."""
+        ...
+
+    def live(self) -> str | None:
+        """Digest of what is live, by what is written down alone: no server is asked."""
+        ...
+
+    def held_by(self) -> Mapping[str, Any] | None:
+        """Who changes the service now, and since when; None when nobody does."""
+        ...
+
+    def history(self) -> Sequence[Mapping[str, str]]:
+        """What went live: `digest`, `since`, `run_id`; oldest first, the last is live."""
+        ...
+
+    def refuse_early(self) -> None:
+        """Raises TargetError when a rollout could not even begin: better before the training than after it."""
         ...

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines import run_config
+from pipelines.placement import Engine
 from tests.pipelines import ir
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,23 +19,23 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Any]]:
-    """(run file, profile) -> the YAML documents, a copy that a test may change."""
+    """(run file, profile, engine) -> the YAML documents, a copy that a test may change."""
     from pipelines.compile import compile_pipeline
 
     folder = tmp_path_factory.mktemp("compiled")
-    found: dict[tuple[str, str], list[Any]] = {}
+    found: dict[tuple[str, str, Engine], list[Any]] = {}
 
-    def compile_once(run: str = "laptop", profile: str = "cpu") -> list[Any]:
-        if (run, profile) not in found:
+    def compile_once(run: str = "laptop", profile: str = "cpu", engine: Engine = "kubeflow") -> list[Any]:
+        if (run, profile, engine) not in found:
             before = Path.cwd()
             os.chdir(ROOT)  # the bundled files name their data from there
             try:
                 config = run_config.load(run)
             finally:
                 os.chdir(before)
-            output = folder / f"{run}-{profile}.yaml"
-            compile_pipeline(config, profile, output)
-            found[run, profile] = ir.read_documents(output.read_text(encoding="utf-8"))
-        return copy.deepcopy(found[run, profile])
+            output = folder / f"{run}-{profile}-{engine}.yaml"
+            compile_pipeline(config, profile, output, engine)
+            found[run, profile, engine] = ir.read_documents(output.read_text(encoding="utf-8"))
+        return copy.deepcopy(found[run, profile, engine])
 
     return compile_once

@@ -30,6 +30,9 @@ _YAML_BOOLEANS = {"y", "n", "yes", "no", "on", "off", "true", "false"}
 """What YAML 1.1 readers take for true or false where a name should be."""
 
 _READ_PARAMETER = re.compile(r"inputs\.parameter_values\['([^'\"\\]+)'\]")
+_NUMBER_TO_SOME = re.compile(r"[-+]?\d+(\.\d+)?[eE][-+]?\d+|0o[0-7]+")
+"""Texts that PyYAML, a reader of YAML 1.1, writes without quotes, and that the server's reader takes for numbers."""
+
 _LITERAL = re.compile(r"'[^'\"\\]*'|-?\d+(?:\.\d+)?|true|false")
 _COMPARISON = re.compile(
     r"!?\(?[PL] (?:==|!=|<|<=|>|>=) [PL]\)?(?: (?:&&|\|\|) !?\(?[PL] (?:==|!=|<|<=|>|>=) [PL]\)?)*"
@@ -113,6 +116,7 @@ def find_problems(documents: list[Any]) -> list[str]:
     except ValueError as error:
         return [str(error)]
     problems = [*_check_names(pipeline), *_check_components(pipeline), *_check_recursion(pipeline)]
+    problems += [*_check_texts(documents), *_check_pods(pipeline)]
     for name, component in pipeline.dags():
         problems += _check_dag(pipeline, name, component)
     return problems
@@ -173,6 +177,31 @@ def _check_recursion(pipeline: Pipeline) -> Iterator[str]:
         yield f"components contain each other: {' > '.join(error.args[1])}"
 
 
+def _check_texts(value: Any, where: str = "") -> Iterator[str]:
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _check_texts(inner, f"{where}.{key}".removeprefix("."))
+    elif isinstance(value, str) and _NUMBER_TO_SOME.fullmatch(value):
+        yield f"{where}: the text {value!r} is a number to some YAML readers"
+
+
+def _check_pods(pipeline: Pipeline) -> Iterator[str]:
+    """What Kubernetes would refuse of a pod, hours after the run began."""
+    for name, config in pipeline.kubernetes.items():
+        mounts = [*config.pvc_mount, *config.secret_as_volume, *config.config_map_as_volume, *config.empty_dir_mounts]
+        paths = [mount.mount_path for mount in mounts]
+        yield from (f"{name}: mounts {path!r}, which is no absolute path" for path in paths if not path.startswith("/"))
+        yield from (f"{name}: mounts two things at {path}" for path in sorted(set(paths)) if paths.count(path) > 1)
+        sources = [*config.secret_as_env, *config.config_map_as_env]
+        variables = [pair.env_var for source in sources for pair in source.key_to_env]
+        variables += [field.name for field in config.field_path_as_env]
+        if name in pipeline.executors.executors:
+            variables += [one.name for one in pipeline.executors.executors[name].container.env]
+        yield from (f"{name}: sets {one} twice" for one in sorted(set(variables)) if variables.count(one) > 1)
+        if config.security_context.run_as_user == 0 and config.security_context.run_as_non_root:
+            yield f"{name}: must not be root, and is to run as user 0"
+
+
 # --- one graph -------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +257,9 @@ def _check_task(pipeline: Pipeline, parent: ComponentSpec, task: PipelineTaskSpe
             if found != expected and (expected != _ANY_ARTIFACT or not found.startswith("system.")):
                 yield f"the {kind} {name} should be {expected}, and is {found}"
     yield from _check_condition(task)
+    is_exit_handler = task.trigger_policy.strategy == PipelineTaskSpec.TriggerPolicy.ALL_UPSTREAM_TASKS_COMPLETED
+    if is_exit_handler and task.caching_options.enable_cache:
+        yield "it is an exit handler and cached, so it runs only the first time"
 
 
 def _parameter_type(pipeline: Pipeline, parent: ComponentSpec, source: Any, expected: str) -> str:

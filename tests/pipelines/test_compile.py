@@ -162,6 +162,10 @@ def branch(spec: dict[str, Any], number: int) -> dict[str, Any]:
     return spec["components"]["comp-condition-branches-1"]["dag"]["tasks"][f"condition-{number}"]
 
 
+def settings(platform: dict[str, Any], step: str) -> dict[str, Any]:
+    return platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{step}"]
+
+
 def rename(mapping: dict[str, Any], old: str, new: str) -> None:
     mapping[new] = mapping.pop(old)
 
@@ -286,6 +290,43 @@ INVALID: dict[str, tuple[Mutation, str]] = {
     "waits for nobody": (
         lambda s, _: root_task(s, "evaluate")["dependentTasks"].append("warm-up"),
         "it waits for warm-up, which is no task beside it",
+    ),
+    # pods
+    "one mount over another": (
+        lambda _, p: settings(p, "rollout")["secretAsVolume"][0].update(mountPath="/mnt/slipway"),
+        "exec-rollout: mounts two things at /mnt/slipway",
+    ),
+    "relative mount": (
+        lambda _, p: settings(p, "rollout")["pvcMount"][0].update(mountPath="mnt"),
+        "exec-rollout: mounts 'mnt', which is no absolute path",
+    ),
+    "a variable twice": (
+        lambda s, _: (
+            container(s, "rollout")["env"].append({"name": "HF_TOKEN", "value": "x"})
+            or container(s, "rollout")["env"].append({"name": "HF_TOKEN", "value": "y"})
+        ),
+        "exec-rollout: sets HF_TOKEN twice",
+    ),
+    "root that must not be": (
+        lambda _, p: settings(p, "stop")["securityContext"].update(runAsUser="0"),
+        "exec-stop: must not be root, and is to run as user 0",
+    ),
+    # texts
+    **{
+        f"text {text}": (
+            lambda s, _, text=text: s["root"]["inputDefinitions"]["parameters"]["base"]["defaultValue"].update(
+                revision=text
+            ),
+            f"revision: the text '{text}' is a number to some YAML readers",
+        )
+        for text in ("12e5", "0o17", "-1.5E+3")
+    },
+    # exit handlers
+    "cached exit handler": (
+        lambda s, _: root_task(s, "quality-gate").update(
+            triggerPolicy={"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}, cachingOptions={"enableCache": True}
+        ),
+        "root: quality-gate: it is an exit handler and cached",
     ),
     # inputs
     "required parameter not given": (

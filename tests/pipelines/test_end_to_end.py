@@ -68,7 +68,13 @@ class Project:
                 "threads": 1,
             },
             "evaluation": {"samples": 2, "sample_tokens": 12},
-            "rollout": {"service": "things", "port": self.port, "golden_prompts": 2, "golden_tokens": 6},
+            "rollout": {
+                "service": "things",
+                "port": self.port,
+                "golden_prompts": 2,
+                "golden_tokens": 6,
+                "min_requests": 2,
+            },
         }
         for section, values in changes.items():
             content[section] = content.get(section, {}) | values

@@ -100,14 +100,80 @@ def test_every_step_is_placed(compiled, profile):
     assert all(pipeline.container(step).resources.memory_limit > 0 for step in pipeline.steps())
 
 
-def test_the_cpu_profile_needs_no_platform_document(compiled):
-    """Vertex AI refuses a pipeline of two documents."""
-    assert len(compiled("laptop", "cpu")) == 1
-
-
 def test_eight_gpus_are_eight(compiled):
     accelerator = ir.parse(compiled("laptop", "h100x8")).container("finetune").resources.accelerator
     assert (accelerator.resource_count, accelerator.resource_type) == ("8", "nvidia.com/gpu")
+
+
+# --- what the pods are given -----------------------------------------------------------------------------------
+
+
+def find_misfurnished(pipeline: ir.Pipeline) -> list[str]:
+    """Steps whose pod lacks something it needs or holds something that is not its own, a sentence each."""
+    problems: list[str] = []
+    for step in pipeline.steps():
+        config = pipeline.kubernetes.get(pipeline.executor_of(step))
+        if config is None:
+            problems.append(f"{step}: nothing")
+            continue
+        variables = {one.name: one.value for one in pipeline.container(step).env}
+        found = {
+            "volumes": [
+                (one.pvc_name_parameter.runtime_value.constant.string_value, one.mount_path) for one in config.pvc_mount
+            ],
+            "tokens": [(one.secret_name, one.mount_path, one.optional) for one in config.secret_as_volume],
+            "kubeconfig": variables.get("KUBECONFIG", ""),
+            "secrets": {pair.env_var for one in config.secret_as_env for pair in one.key_to_env},
+            "required": [
+                one.secret_name for one in [*config.secret_as_env, *config.config_map_as_env] if not one.optional
+            ],
+            "user": (config.security_context.run_as_user, config.security_context.run_as_non_root),
+            "run": [(one.name, one.field_path) for one in config.field_path_as_env],
+            "deadline": config.active_deadline_seconds > 0,
+        }
+        expected = {
+            "volumes": [("slipway-store", "/mnt/slipway")],
+            "tokens": [(TOKENS[step], "/var/run/secrets/slipway", False)] if step in TOKENS else [],
+            "kubeconfig": "/var/run/secrets/slipway/kubeconfig" if step in TOKENS else "",
+            "secrets": SECRETS.get(step, set()),
+            "required": [],
+            "user": (65532, True),
+            "run": [("SLIPWAY_RUN_ID", "metadata.labels['pipeline/runid']")],
+            "deadline": True,
+        }
+        wrong = [name for name in expected if found[name] != expected[name]]
+        problems += [f"{step}: {name} is {found[name]}, not {expected[name]}" for name in wrong]
+    return problems
+
+
+TOKENS = {"rollout": "rollout-token", "resolve-champion": "reader-token"}
+_STORE_KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"}
+SECRETS = {"fetch-base": {"HF_TOKEN", *_STORE_KEYS}, "prepare-data": _STORE_KEYS, "rollout": _STORE_KEYS}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_pod_is_given_what_it_needs_and_the_rollout_alone_its_token(compiled, profile):
+    assert find_misfurnished(ir.parse(compiled("laptop", profile))) == []
+
+
+@pytest.mark.parametrize("step", ["finetune", "quality-gate", "stop"])
+def test_a_token_in_another_pod_is_seen(compiled, step):
+    documents = compiled("laptop", "cpu")
+    nodes(documents[1], step)["secretAsVolume"] = nodes(documents[1], "rollout")["secretAsVolume"]
+    (problem,) = find_misfurnished(ir.parse(documents))
+    assert problem.startswith(f"{step}: tokens is [('rollout-token'")
+
+
+def test_the_first_step_with_the_rollouts_rights_is_seen(compiled):
+    documents = compiled("laptop", "cpu")
+    nodes(documents[1], "resolve-champion")["secretAsVolume"] = nodes(documents[1], "rollout")["secretAsVolume"]
+    assert find_misfurnished(ir.parse(documents))
+
+
+def test_where_no_cluster_is_nothing_is_given(compiled):
+    pipeline = ir.parse(compiled("laptop", "l4", "vertex"))
+    assert pipeline.kubernetes == {}
+    assert not any(one.name == "KUBECONFIG" for step in pipeline.steps() for one in pipeline.container(step).env)
 
 
 Mutation = Callable[[dict[str, Any], dict[str, Any]], object]

@@ -61,6 +61,14 @@ def test_the_command_line_overrides_the_run_section(tmp_path):
     assert (config.run.name, config.run.run_id, config.run.force) == ("chosen", "r-1", ["all"])
 
 
+def test_the_command_line_overrides_the_target_and_what_only_the_other_one_reads(tmp_path):
+    path = write(tmp_path, "rollout: {target: kserve, min_requests: 7, kserve: {replicas: 2}}")
+    here, there = run_config.load(str(path), target="local"), run_config.load(str(path))
+    assert (here.rollout.target, here.rollout.min_requests, here.rollout.kserve.replicas) == ("local", 7, 1)
+    assert (there.rollout.target, there.rollout.kserve.replicas) == ("kserve", 2)
+    assert run_config.load(str(write(tmp_path, "")), target="kserve").rollout.target == "kserve"
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in run_config.RUNS.glob("*.yaml")))
 def test_a_bundled_file_is_found_by_its_name(name, monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -131,7 +139,7 @@ ONE_MISTAKE = [
     ("evaluation: {7: 1}", ": evaluation.7: unknown key: it is not text"),
     # literals
     ("training: {method: qlora}", ": training.method: 'qlora': must be one of lora, full"),
-    ("rollout: {target: kserve}", ": rollout.target: 'kserve': must be local"),
+    ("rollout: {target: gke}", ": rollout.target: 'gke': must be one of local, kserve"),
     ("placement: tpu", ": placement: 'tpu': must be one of cpu, l4, a100, h100x8"),
     (
         "gate: {bounds: [{metric: perplexity, at_most: 9}, {metric: bleu, at_most: 3}]}",
@@ -161,6 +169,19 @@ ONE_MISTAKE = [
     (
         "rollout: {serving: {precision: f32}}",
         ": rollout.serving: engine openvino cannot serve precision f32; choose one",
+    ),
+    ("rollout: {stages: [50, 10, 100]}", ": rollout.stages: [50, 10, 100]: must rise from at least 1 to 100"),
+    ("rollout: {stages: [10, 50]}", ": rollout.stages: [10, 50]: must rise from at least 1 to 100"),
+    ("rollout: {stages: []}", ": rollout.stages: []: must be a list of at least 1, each item a whole number"),
+    ("rollout: {kserve: {gpus: 1}}", ": rollout: kserve (gpus) is for target kserve; set target: kserve, or leave"),
+    (
+        "rollout: {target: kserve, drain_seconds: 300}",
+        ": rollout: kserve.grace_seconds 150 must be above drain_seconds and the 5 s that a pod serves on: above 305",
+    ),
+    ("rollout: {target: kserve, kserve: {image: a:latest}}", ": rollout.kserve.image: 'a:latest': must be text that"),
+    (
+        "rollout: {target: kserve, kserve: {node_selector: {gpu: 1}}}",
+        ": rollout.kserve.node_selector: 1: must be a mapping, each value text",
     ),
     ("gate: {bounds: [{metric: perplexity}]}", ": gate.bounds[0]: bound on perplexity needs at_most or at_least"),
 ]

@@ -94,7 +94,7 @@ def test_a_directory_that_holds_another_release_is_refused(store, release):
     place = store.release("sha256:" + "1" * 64)
     store.release(release).rename(place)
     with pytest.raises(InputError, match=f"holds release {release}, not sha256:111"):
-        deliver.verify(store, "sha256:" + "1" * 64)
+        deliver.verify(store, "sha256:" + "1" * 64, RolloutConfig())
 
 
 def test_all_seven_parameters_go_through_their_schemas():

@@ -43,7 +43,15 @@ class Place:
         self.store = Store(self.run)
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-        self.config = RolloutConfig(service="chat", port=port, ready_seconds=4, drain_seconds=3)
+        self.config = RolloutConfig(
+            service="chat",
+            port=port,
+            stages=[50, 100],
+            min_requests=2,
+            ready_seconds=4,
+            answer_seconds=4,
+            drain_seconds=3,
+        )
         self.commands = replace(SERVING, server=fake_server)
 
     def release(self, name: str, behaviour: str = "good", engine: str = "openvino") -> Path:
@@ -126,7 +134,7 @@ def place(tmp_path):
 def served(tmp_path_factory):
     """A place with short deadlines where one good release is live: (place, its artifact)."""
     place = Place(tmp_path_factory.mktemp("served"))
-    place.config = place.config.model_copy(update={"ready_seconds": 3, "drain_seconds": 1})
+    place.config = place.config.model_copy(update={"ready_seconds": 3, "answer_seconds": 3, "drain_seconds": 1})
     good = place.release("good")
     place.roll(good)
     yield place, good

@@ -9,6 +9,8 @@ hangs         ready, but no answer ever comes
 crash_later   ready, ends with the first answer it is asked for
 impostor      says that it serves another release
 sick_live     answers at its own address, fails once requests come through the front
+forgets       good, but its counters begin anew after three answers
+uncounted     good, but its metrics cannot be read
 stuck         good, but never ends an answer to anything but a golden question, nor itself while it has one
 """
 
@@ -41,11 +43,16 @@ def main():
         sys.exit("cannot read the weights")
 
     running: set[int] = set()  # ids of the threads that are answering
+    counted = {"answered": 0, "failed": 0, "refused": 0, "left": 0}
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def answer(self, status, body):
+            if self.command == "POST":
+                counted["failed" if status >= 500 else "refused" if status >= 400 else "answered"] += 1
+                if behaviour == "forgets" and counted["answered"] > 3:
+                    counted["answered"] = 0
             payload = json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -54,7 +61,17 @@ def main():
             self.end_headers()
             self.wfile.write(payload)
 
+        def metrics(self):
+            lines = [f'slipway_generations_total{{outcome="{name}"}} {count}.0' for name, count in counted.items()]
+            payload = "\n".join(["# TYPE slipway_generations_total counter", *lines, ""]).encode()
+            self.send_response(500 if behaviour == "uncounted" else 200)
+            self.send_header("Content-Length", str(len(payload)))
+            self.end_headers()
+            self.wfile.write(payload)
+
         def do_GET(self):
+            if self.path == "/metrics":
+                return self.metrics()
             loading = behaviour == "never" or (behaviour == "slow" and time.monotonic() - STARTED < 1)
             if loading:
                 return self.answer(503, {"status": "loading"})

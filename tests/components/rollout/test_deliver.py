@@ -18,8 +18,9 @@ import psutil
 import pytest
 
 from components.rollout import deliver, local
-from components.rollout.local import process_id
-from components.rollout.target import ChampionMoved, RolloutBusy, RolloutFailed, TargetError
+from components.rollout.config import RolloutConfig
+from components.rollout.local import LocalTarget, process_id
+from components.rollout.target import ChampionMoved, Origin, RolloutBusy, RolloutFailed, TargetError
 from components.step_config import InputError
 from pipelines.trace import trace_release
 
@@ -45,14 +46,12 @@ def test_first_rollout_then_the_next_then_back(place, capsys):
     assert deliver.back(place.store, shortened, commands=place.commands)["previous"] == place.digest(first)
     place.settled_on(place.digest(second))
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [event["does"] for event in events if event["event"] == "rollout"][:6] == [
-        "apply",
-        "wait",
-        "open",
-        "promote",
-        "done",
-        "apply",
-    ]
+    told = [(event["does"], event.get("share")) for event in events if event["event"] == "rollout"]
+    alone = [("apply", None), ("wait", None), ("open", 100), ("watch", 100), ("watch", 100), ("promote", None)]
+    beside = [("open", 50), ("watch", 50), ("watch", 50), ("open", 100), ("watch", 100), ("watch", 100)]
+    assert told[: len(alone)] == alone
+    second_rollout = told[told.index(("done", None)) + 1 :]
+    assert second_rollout[:9] == [*alone[:2], *beside, ("promote", None)]
 
 
 def test_a_return_and_a_restart_keep_where_a_release_comes_from(place):
@@ -260,6 +259,84 @@ def test_after_a_bad_first_candidate_nothing_is_live_and_a_good_one_can_follow(p
     place.settled_on(place.digest(good))
 
 
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ("forgets", r"its server restarted: it has counted \d requests after 3"),
+        ("uncounted", r"its requests cannot be counted: the metrics of http://\S+ cannot be read: .*500"),
+    ],
+)
+def test_a_candidate_that_is_bad_only_when_it_is_watched_is_rolled_back(served, behaviour, reason):
+    place, good = served
+    with pytest.raises(RolloutFailed, match=reason) as failure:
+        place.roll(place.release(behaviour, behaviour))
+    assert str(failure.value).endswith(f"{place.digest(good)} is live.")
+    place.settled_on(place.digest(good))
+
+
+def test_errors_of_real_requests_roll_a_candidate_back(place):
+    """Its golden answers are right, at its own address; what comes through the front fails."""
+    good, bad = place.release("good"), place.release("bad", "sick_live")
+    url = place.roll(good)["url"]
+    place.config = place.config.model_copy(update={"min_requests": 200, "max_error_rate": 0.02})
+    done = threading.Event()
+
+    def ask():
+        question = {"model": "chat", "messages": [{"role": "user", "content": "question 0"}]}
+        with httpx.Client(base_url=url, timeout=10) as client:
+            while not done.is_set():
+                client.post("/v1/chat/completions", json=question)
+                time.sleep(0.01)
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    try:
+        with pytest.raises(RolloutFailed, match=r"\d+ of \d+ requests failed, of the stable release's 0 of \d+"):
+            place.roll(bad)
+    finally:
+        done.set()
+        asker.join()
+    place.settled_on(place.digest(good))
+
+
+def test_a_stage_without_enough_requests_is_rolled_back_at_its_deadline(place):
+    place.roll(place.release("good"))
+    place.config = place.config.model_copy(update={"min_requests": 100_000, "stage_seconds": 1})
+    with pytest.raises(RolloutFailed, match=r"it answered \d+ of 100000 requests within 1 s"):
+        place.roll(place.release("second"))
+
+
+def test_replace_stops_the_old_one_first_and_tells_how_long_nothing_was_served(place, capsys):
+    first, second = place.release("first"), place.release("second", "slow")
+    place.roll(first)
+    place.config = place.config.model_copy(update={"strategy": "replace"})
+    at_most = []
+    apply = LocalTarget.apply
+
+    def counting(target, digest, release):
+        at_most.append(place.running())
+        apply(target, digest, release)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalTarget, "apply", counting)
+        record = place.roll(second)
+    assert at_most == [set()]
+    place.settled_on(place.digest(second))
+    assert 1 <= record["outage_seconds"] < 20  # it is ready after a second
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["does"] for event in told if event["event"] == "rollout" and event["does"] == "stop"] == ["stop"]
+    assert deliver.status(place.store)["state"]["state"] == "live"
+
+
+def test_replace_starts_the_old_one_again_when_the_new_one_is_bad(place):
+    first = place.release("first")
+    place.roll(first)
+    place.config = place.config.model_copy(update={"strategy": "replace"})
+    with pytest.raises(RolloutFailed, match=r"token 2 is 13.*Nothing was served for \d+\.\d s\. .* is live\.$"):
+        place.roll(place.release("bad", "wrong"))
+    place.settled_on(place.digest(first))
+
+
 def test_a_slow_candidate_is_waited_for(place):
     release = place.release("slow", "slow")
     place.roll(release)
@@ -319,7 +396,7 @@ def test_no_request_is_lost_while_releases_change(place):
 def test_two_rollouts_at_once_one_is_told_who_holds_it(place):
     release = place.release("first")
     target = place.target()
-    target._run = "laptop"
+    target._origin = Origin(run="laptop")
     with target.hold():
         with pytest.raises(RolloutBusy, match=rf"chat is being changed by process {os.getpid()}, run laptop, since 20"):
             place.roll(release)
@@ -333,7 +410,7 @@ def test_two_rollouts_at_once_one_is_told_who_holds_it(place):
 def test_a_foreign_program_at_the_public_port_is_named(place):
     with socket.create_server(("127.0.0.1", place.config.port)):
         with pytest.raises(TargetError, match=rf"port {place.config.port} is in use"):
-            deliver.require_port(place.store, place.config)
+            deliver.refuse_early(place.store, place.config)
         with pytest.raises(RolloutFailed, match=r"end that program .*, or set rollout\.port") as failure:
             place.roll(place.release("first"))
         assert str(os.getpid()) in str(failure.value) or sys.platform != "linux"
@@ -394,7 +471,7 @@ def test_a_damaged_copy_in_the_store_is_replaced_by_the_good_one(place):
     copy = deliver.adopt(place.store, release / "release", place.digest(release))
     (copy / "weights").unlink()
     assert deliver.adopt(place.store, release / "release", place.digest(release)) == copy
-    deliver.verify(place.store, place.digest(release))
+    deliver.verify(place.store, place.digest(release), place.config)
     assert [path.name for path in place.store.releases.iterdir() if path.is_dir()] == [copy.name]
 
 
@@ -408,7 +485,7 @@ def test_going_back_needs_something_to_go_back_to(place):
     with pytest.raises(InputError, match="no such release is in the store"):
         deliver.back(place.store, "sha256:0123")
     with pytest.raises(InputError, match=r"no chatter was rolled out from .*; known are chat"):
-        deliver.back(place.store, service="chatter")
+        deliver.back(place.store, asked=RolloutConfig(service="chatter"))
 
 
 def test_going_back_to_a_release_that_is_gone_is_refused(place):
@@ -429,6 +506,7 @@ def test_status_tells_what_serves(place):
     assert status["instances"][0]["role"] == "stable" and status["instances"][0]["state"] == "ready"
     assert process_id(place.target().state().servers[place.digest(release)]) == status["instances"][0]["pid"]
     assert [entry["run_id"] for entry in status["history"]] == ["run-1"]
+    assert status["instances"][0]["run_id"] == "run-1" and status["state"]["state"] == "live"
 
 
 def test_state_that_cannot_be_read_is_reported_in_words(place):

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from components.rollout.golden import GoldenCheck, first_difference
+from components.rollout.local import open_client
 from components.rollout.target import CheckFailed
 
 DIGEST = "sha256:" + "a" * 64
@@ -28,7 +29,8 @@ def server():
             payload = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(payload)))
-            self.send_header("X-Slipway-Release", digest)
+            if digest:
+                self.send_header("X-Slipway-Release", digest)
             self.end_headers()
             self.wfile.write(payload)
 
@@ -49,7 +51,7 @@ def ask(server, place):
         release = place.release(f"release-{engine}", engine=engine) / "release"
         golden = json.loads((release / "golden.json").read_text())[:1]
         (release / "golden.json").write_text(json.dumps(golden))
-        GoldenCheck("chat", gap_bound, 2)(f"http://127.0.0.1:{server.server_port}", DIGEST, release)
+        GoldenCheck(open_client, "chat", gap_bound, 2)(f"http://127.0.0.1:{server.server_port}", DIGEST, release)
 
     return ask
 
@@ -98,6 +100,18 @@ def test_an_answer_that_goes_on_beyond_the_golden_one_differs(server, ask):
         ask("transformers")
 
 
+def test_a_replay_asks_one_prompt_after_the_other(server, place):
+    release = place.release("two") / "release"
+    check, url = GoldenCheck(open_client, "chat", 0.05, 2), f"http://127.0.0.1:{server.server_port}"
+    server.replies = [(200, GOOD, DIGEST), (200, GOOD, DIGEST), (200, GOOD, DIGEST)]
+    check.replay(url, DIGEST, release, 0)
+    with pytest.raises(CheckFailed, match=r"golden answer 2 .*: its prompt differs"):
+        check.replay(url, DIGEST, release, 1)
+    check.replay(url, DIGEST, release, 2)
+    asked = [request["messages"][0]["content"] for request in server.requests]
+    assert asked == ["question 0", "question 1", "question 0"]
+
+
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
@@ -116,6 +130,19 @@ def test_what_is_no_golden_answer_is_refused_in_words(server, ask, reply, words)
         ask()
 
 
+def test_a_fault_between_us_and_the_server_is_no_wrong_answer(server, ask):
+    server.replies = [(500, {"message": "apiserver overloaded"}, ""), (502, b"<html>", ""), (200, GOOD, DIGEST)]
+    ask()
+    assert len(server.requests) == 3
+
+
+def test_a_fault_between_us_and_the_server_that_stays_is_told(server, ask):
+    server.replies = [(500, {"message": "etcd has no leader"}, "")]
+    with pytest.raises(CheckFailed, match=r"HTTP 500: .*etcd has no leader"):
+        ask()
+    assert len(server.requests) == 5
+
+
 def test_a_full_queue_is_waited_for(server, ask):
     server.replies = [(429, {}, DIGEST), (503, {}, DIGEST), (200, GOOD, DIGEST)]
     ask()
@@ -126,13 +153,13 @@ def test_a_release_without_golden_answers_is_refused(place):
     release = place.release("first") / "release"
     (release / "golden.json").write_text("[]")
     with pytest.raises(CheckFailed, match="has no golden answers"):
-        GoldenCheck("chat", 0.05, 1)("http://127.0.0.1:9", DIGEST, release)
+        GoldenCheck(open_client, "chat", 0.05, 1)("http://127.0.0.1:9", DIGEST, release)
 
 
 def test_nobody_there_is_said(place):
     release = place.release("first") / "release"
     with pytest.raises(CheckFailed, match="ConnectError"):
-        GoldenCheck("chat", 0.05, 1)(f"http://127.0.0.1:{place.config.port}", DIGEST, release)
+        GoldenCheck(open_client, "chat", 0.05, 1)(f"http://127.0.0.1:{place.config.port}", DIGEST, release)
 
 
 def test_first_difference():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -18,9 +19,10 @@ from tests.components.rollout.conftest import fake_server
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
-def around(function, moment):
+def then(function, moment):
+    """The function, and a moment after it; before it nothing has changed since the last one."""
+
     def wrapped(*arguments, **named):
-        moment()
         result = function(*arguments, **named)
         moment()
         return result
@@ -31,7 +33,8 @@ def around(function, moment):
 def roll_and_die(place, artifact, at: int | None) -> tuple[bool, int]:
     """Roll out in a child process that kills itself at the n-th moment: (was it killed, moments seen until then).
 
-    A moment is before and after each step, each change of a file, each start and each end of a process.
+    A moment is after the announcement of each step, each change of a file, each start and each end of a process; what
+    is noted for readers changes nothing that matters.
     """
     read, write = os.pipe()
     child = os.fork()
@@ -45,10 +48,11 @@ def roll_and_die(place, artifact, at: int | None) -> tuple[bool, int]:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         moment.count = 0
-        deliver._announce = around(deliver._announce, moment)
-        local.write_atomically = around(local.write_atomically, moment)
-        processes.start = around(processes.start, moment)
-        processes.stop = around(processes.stop, moment)
+        deliver._announce = then(deliver._announce, moment)
+        local.write_atomically = then(local.write_atomically, moment)
+        processes.start = then(processes.start, moment)
+        processes.stop = then(processes.stop, moment)
+        local.LocalTarget.note = lambda *_: None
         try:
             place.roll(artifact)
             os._exit(0)
@@ -63,11 +67,13 @@ def roll_and_die(place, artifact, at: int | None) -> tuple[bool, int]:
     return os.WIFSIGNALED(status), count
 
 
-def test_killed_after_every_moment_and_called_again(served):
+@pytest.mark.parametrize("strategy", ["surge", "replace"])
+def test_killed_after_every_moment_and_called_again(served, strategy):
     place, good = served
-    pair = {place.digest(artifact): artifact for artifact in (good, place.release("other"))}
+    place.config = place.config.model_copy(update={"strategy": strategy, "min_requests": 1})
+    pair = {place.digest(artifact): artifact for artifact in (good, place.release(f"other-{strategy}"))}
     _, moments = roll_and_die(place, pair[next(digest for digest in pair if digest != place.live())], None)
-    assert moments > 20
+    assert moments > 15
     outcomes = []
     for at in range(moments):
         old = place.live()
@@ -80,7 +86,8 @@ def test_killed_after_every_moment_and_called_again(served):
         assert found in (old, new)
         question = {"messages": [{"role": "user", "content": "question 0"}], "model": "chat"}
         reply = httpx.post(f"{place.target().url}/v1/chat/completions", json=question)
-        assert reply.status_code == 200 and reply.headers["x-slipway-release"] in (old, new)
+        outage = strategy == "replace" and reply.status_code == 503
+        assert outage or (reply.status_code == 200 and reply.headers["x-slipway-release"] in (old, new))
 
         # Whoever comes next wants the same again, or what was live before.
         wanted = new if at % 2 else old
@@ -160,6 +167,65 @@ def test_a_first_rollout_that_was_killed_is_continued(place, at):
     assert place.live() is None
     place.roll(release)
     place.settled_on(place.digest(release))
+
+
+def test_whoever_finishes_another_s_rollout_writes_its_record(switched):
+    place, _, new = switched
+    path = place.store.attestations(place.digest(new)) / "rollout.json"
+    assert not path.exists()
+    place.run = place.run.model_copy(update={"name": "third-run", "run_id": "run-3"})
+    place.roll(place.release("third"))
+    record = json.loads(path.read_text())
+    assert (record["digest"], record["run_id"], record["run"]) == (place.digest(new), "run-1", "test")
+    assert record["action"] == "rolled out"
+    history = [(entry.digest, entry.run_id) for entry in place.target().state().history]
+    assert history[1:] == [(place.digest(new), "run-1"), (place.digest(place.root / "third"), "run-3")]
+
+
+def test_a_record_that_a_dead_rollout_had_no_time_for_is_written_by_the_next(place):
+    first = place.release("first")
+    child = os.fork()
+    if child == 0:
+        deliver._attest = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        place.roll(first)
+        os._exit(1)
+    os.waitpid(child, 0)
+    path = place.store.attestations(place.digest(first)) / "rollout.json"
+    assert place.live() == place.digest(first) and not path.exists()
+    place.run = place.run.model_copy(update={"run_id": "run-2"})
+    place.roll(place.release("second"))
+    assert json.loads(path.read_text())["run_id"] == "run-1"
+
+
+@pytest.mark.parametrize("bad", [False, True], ids=["good", "bad"])
+def test_what_a_dead_rollout_left_can_be_finished_without_a_run(switched, bad):
+    place, old, new = switched
+    if bad:
+        kill_processes(place, place.digest(new))
+        place.commands = replace(place.commands, server=lambda *given: _failing(place, new, given[0], given[2]))
+        with pytest.raises(RolloutFailed, match=rf"{place.digest(old)} is live\.$"):
+            deliver.finish(place.store, commands=place.commands)
+        place.settled_on(place.digest(old))
+    else:
+        record = deliver.finish(place.store, commands=place.commands)
+        assert (record["digest"], record["run_id"]) == (place.digest(new), "run-1")
+        place.settled_on(place.digest(new))
+    assert deliver.finish(place.store, commands=place.commands) is None
+
+
+def test_a_stable_release_that_a_dead_replacement_stopped_is_started_again(place):
+    first = place.release("first")
+    place.roll(first)
+    place.config = place.config.model_copy(update={"strategy": "replace"})
+    child = os.fork()
+    if child == 0:
+        local.LocalTarget.apply = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        place.roll(place.release("second"))
+        os._exit(1)
+    os.waitpid(child, 0)
+    assert place.running() == set() and place.target().observe().stable.state == "stopped"
+    assert deliver.finish(place.store, commands=place.commands)["action"] == "started again"
+    place.settled_on(place.digest(first))
 
 
 def test_down_cleans_up_after_a_killed_rollout(place):

@@ -1,125 +1,56 @@
-"""The state machine against a target in memory that can lose its caller at every call, and fail in every way."""
+"""The state machine against a world in memory."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from components.rollout.machine import Rollout, Step, Tried, next_step
-from components.rollout.target import ChampionMoved, CheckFailed, Instance, Observation, RolloutFailed, TargetError
+from components.rollout.machine import Plan, Rollout, Step, Tried, next_step
+from components.rollout.target import (
+    ChampionMoved,
+    Instance,
+    LockLost,
+    Observation,
+    RolloutFailed,
+    TargetError,
+)
+from tests.components.rollout.world import LIMITS, Answers, Killed, World, serving, settled
 
-
-class Killed(BaseException):
-    """The process is gone: nothing of it may run any more."""
-
-
-@dataclass
-class World:
-    """A place where releases are served. `dies_at`: the call to it that its caller does not survive."""
-
-    stable: str | None = None
-    candidate: str | None = None
-    instances: dict[str, str] = field(default_factory=dict)  # digest -> state
-    routed: dict[str, int] = field(default_factory=dict)
-    open: bool = True
-    behaviour: dict[str, str] = field(default_factory=dict)  # digest -> good, crash, wrong, sick
-    stays: set[str] = field(default_factory=set)  # what cannot be removed
-    calls: list[str] = field(default_factory=list)
-    outages: int = 0
-    dies_at: int | None = None
-    previous: str | None = None
-    url: str = "public"
-
-    @contextmanager
-    def hold(self):
-        yield
-
-    def note(self, call):
-        self.calls.append(call)
-        serves = self.routed and all(self.instances.get(digest) == "ready" for digest in self.routed)
-        self.outages += self.stable is not None and not serves
-        if self.dies_at is not None and len(self.calls) == self.dies_at:
-            raise Killed
-
-    def observe(self):
-        def seen(digest):
-            return Instance(digest, self.instances.get(digest, "failed"), f"at {digest}")
-
-        others = tuple(seen(one) for one in self.instances if one not in (self.stable, self.candidate))
-        stable, candidate = (seen(one) if one else None for one in (self.stable, self.candidate))
-        for digest, state in self.instances.items():  # time passes
-            if state == "starting":
-                self.instances[digest] = "failed" if self.behaviour.get(digest) == "crash" else "ready"
-        return Observation(stable, candidate, others, dict(self.routed), self.open, self.previous)
-
-    def apply(self, digest, release):
-        self.note(f"apply {digest}")
-        self.instances[digest] = "starting"
-        self.open = self.open and digest not in self.routed  # the route leads to where it was
-        if digest != self.stable:
-            self.candidate = digest
-        self.note("applied")
-
-    def route(self, weights):
-        self.note(f"route {dict(weights)}")
-        assert all(self.instances.get(digest) for digest in weights)
-        self.routed, self.open = dict(weights), True
-        self.note("routed")
-
-    def promote(self, digest):
-        self.note(f"promote {digest}")
-        self.previous = self.stable if self.stable != digest else self.previous
-        self.stable, self.candidate = digest, None
-        self.note("promoted")
-
-    def remove(self, digest):
-        self.note(f"remove {digest}")
-        if digest in self.routed:
-            raise TargetError(f"{digest} gets traffic")
-        if digest in self.stays:
-            raise TargetError(f"{digest} does not end")
-        self.instances.pop(digest, None)
-        if self.candidate == digest:
-            self.candidate = None
-        self.note("removed")
-
-    def check(self, url, digest, release):
-        self.note(f"check {url}")
-        behaviour = self.behaviour.get(digest, "good")
-        if behaviour == "wrong" or (behaviour == "sick" and url == "public"):
-            raise CheckFailed("token 3 differs")
-
-    def lose(self, *digests):
-        """The processes of these releases, and that of the public address when it sends requests to one, are gone."""
-        for digest in digests:
-            if digest in self.instances:
-                self.instances[digest] = "failed"
-        self.open = self.open and not set(digests) & set(self.routed)
-
-    def roll(self, digest, expected):
-        return Rollout(self, digest, expected, Path, self.check, lambda step: None, poll_seconds=0).run()
-
-
-def serving(live, **behaviour):
-    return World(stable=live, instances={live: "ready"}, routed={live: 100}, behaviour=behaviour)
-
-
-def settled(world, digest):
-    return (
-        (world.stable, world.candidate, world.routed) == (digest, None, {digest: 100})
-        and world.instances == {digest: "ready"}
-        and world.open
-    )
+SURGE, REPLACE = Plan(LIMITS), Plan(LIMITS, "replace")
 
 
 def test_the_steps_of_a_rollout():
     world = serving("old")
     outcome = world.roll("new", "old")
-    assert (outcome.action, outcome.previous) == ("rolled out", "old")
-    assert [call for call in world.calls if " " in call] == [
+    assert (outcome.action, outcome.previous, outcome.outage_seconds) == ("rolled out", "old", 0)
+    assert world.calls == [
+        "apply new",
+        "check at new",
+        "route {'old': 90, 'new': 10}",
+        "route {'old': 50, 'new': 50}",
+        "route {'new': 100}",
+        "check public",
+        "promote new",
+        "remove old",
+    ]
+    assert world.outages == 0 and settled(world, "new")
+    assert [state for state, _ in world.notes] == [
+        "starting",
+        "waiting until it is ready",
+        *(state for share in (10, 50, 100) for state in (f"giving {share} %", *[f"watching {share} %"] * 2)),
+        "promoting",
+        "removing",
+        "live",
+    ]
+
+
+def test_the_steps_of_a_replacement_whose_outage_is_announced_and_measured():
+    world = serving("old", strategy="replace")
+    outcome = world.roll("new", "old")
+    assert world.calls == [
+        "route {}",
+        "stop old",
         "apply new",
         "check at new",
         "route {'new': 100}",
@@ -127,7 +58,19 @@ def test_the_steps_of_a_rollout():
         "promote new",
         "remove old",
     ]
-    assert world.outages == 0 and settled(world, "new")
+    assert settled(world, "new") and outcome.outage_seconds == 5  # one wait until it was ready
+    assert world.notes[0] == (
+        "outage: the old release is stopped",
+        "strategy is replace: nothing is served until the new release is",
+    )
+    assert ("giving 100 %", "served again after 5.0 s") in world.notes
+
+
+def test_a_first_rollout_shares_with_nobody_and_is_watched_all_the_same():
+    world = World()
+    world.roll("new", None)
+    assert [call for call in world.calls if call.startswith("route")] == ["route {'new': 100}"]
+    assert ("watching 100 %", "passed: 0 of 6 requests failed") in world.notes and settled(world, "new")
 
 
 def test_a_live_release_is_left_alone():
@@ -141,23 +84,183 @@ def test_a_live_release_that_does_not_serve_is_started_again_and_checked_before_
     world.instances["old"] = "failed"
     world.open = False
     assert world.roll("old", "old").action == "started again"
-    assert [call for call in world.calls if " " in call] == ["apply old", "check at old", "route {'old': 100}"]
+    assert world.calls == ["apply old", "check at old", "route {'old': 100}"]
 
 
-@pytest.mark.parametrize("behaviour", ["crash", "wrong", "sick"])
-def test_a_bad_candidate_leaves_the_old_one_serving(behaviour):
-    world = serving("old", new=behaviour)
-    with pytest.raises(RolloutFailed, match=r"new did not go live: .*old is live"):
+BAD = {
+    "crash": "it is failed",
+    "wrong": "token 3 differs",
+    "sick": "token 3 differs",
+    "failing": r"1 of 2 requests failed, of the stable release's 0 of 1; the rate that may fail is 10\.00%",
+    "wrong_later": "token 7 differs",
+    "silent": "it answered 0 of 4 requests within 3 s",
+    "forgets": "its server restarted: it has counted . requests after",
+    "hidden": "its requests cannot be counted: new does not show its metrics",
+}
+
+
+@pytest.mark.parametrize("behaviour", BAD)
+@pytest.mark.parametrize("strategy", ["surge", "replace"])
+def test_a_bad_candidate_leaves_the_old_one_serving(behaviour, strategy):
+    world = serving("old", strategy, new=behaviour)
+    why = "" if (behaviour, strategy) == ("failing", "replace") else BAD[behaviour]
+    with pytest.raises(RolloutFailed, match=rf"^new did not go live: .*{why}.* old is live\.$") as failure:
         world.roll("new", "old")
-    assert settled(world, "old") and world.outages == 0
+    assert settled(world, "old") and world.notes[-1] == ("failed", str(failure.value))
+    if strategy == "surge":
+        assert world.outages == 0
+    else:
+        assert "Nothing was served for " in str(failure.value)
 
 
-@pytest.mark.parametrize("behaviour", ["crash", "wrong", "sick"])
-def test_a_bad_first_release_leaves_nothing(behaviour):
+@pytest.mark.parametrize("behaviour", BAD)
+def test_after_a_bad_first_candidate_nothing_is_live(behaviour):
     world = World(behaviour={"new": behaviour})
     with pytest.raises(RolloutFailed, match="nothing is live"):
         world.roll("new", None)
     assert (world.stable, world.candidate, world.instances, world.routed) == (None, None, {}, {})
+
+
+def at_share(share, act):
+    """Somebody else acts once, as soon as the candidate has this share of the traffic."""
+
+    def on_wait(world):
+        if world.routed.get("new") == share:
+            world.on_wait = lambda world: None
+            act(world)
+
+    return on_wait
+
+
+@pytest.mark.parametrize("share", [10, 50, 100])
+@pytest.mark.parametrize("edited", [{"old": 100}, {"old": 80, "new": 20}, {}, {"old": 10, "new": 90}], ids=str)
+def test_a_route_that_somebody_edits_meanwhile_ends_the_rollout(share, edited):
+    world = serving("old")
+    world.on_wait = at_share(share, lambda world: world.routed.update({"new": 0}) or setattr(world, "routed", edited))
+    with pytest.raises(RolloutFailed, match=rf"somebody else has changed the route: .* gave {share} %.* old is live"):
+        world.roll("new", "old")
+    assert settled(world, "old")
+
+
+@pytest.mark.parametrize("share", [10, 50, 100])
+def test_a_candidate_that_somebody_deletes_meanwhile_ends_the_rollout(share):
+    world = serving("old")
+    world.on_wait = at_share(share, lambda world: world.instances.pop("new"))
+    with pytest.raises(RolloutFailed, match=r"it is failed.*old is live"):
+        world.roll("new", "old")
+    assert settled(world, "old")
+
+
+def test_a_candidate_that_somebody_takes_away_before_it_has_traffic_is_not_brought_again():
+    world = serving("old")
+
+    def take_away(world):
+        world.instances.pop("new", None)
+        world.candidate = None
+
+    world.on_wait = take_away
+    with pytest.raises(RolloutFailed, match="taken away by somebody else"):
+        world.roll("new", "old")
+    assert settled(world, "old") and world.calls.count("apply new") == 1
+
+
+def test_a_candidate_that_is_not_ready_any_more_is_rolled_back():
+    world = serving("old")
+
+    def hang(world):
+        world.instances["new"], world.behaviour["new"] = "starting", "stuck"
+
+    world.on_wait = at_share(50, hang)
+    with pytest.raises(RolloutFailed, match="it is not ready any more"):
+        world.roll("new", "old")
+    assert settled(world, "old")
+
+
+def test_a_stable_release_that_dies_meanwhile_is_started_again_and_the_stage_begins_anew():
+    world = serving("old")
+    world.on_wait = at_share(10, lambda world: world.lose("old"))
+    world.roll("new", "old")
+    share = "route {'old': 90, 'new': 10}"
+    assert world.calls[2:6] == [share, "apply old", "check at new", share]
+    assert settled(world, "new")
+
+
+def test_a_route_that_does_not_stay_in_force_ends_the_rollout():
+    world = serving("old")
+    world.on_wait = lambda world: setattr(world, "open", "new" not in world.routed)
+    with pytest.raises(RolloutFailed, match="begin a stage anew 6 times"):
+        world.roll("new", "old")
+    assert settled(world, "old")
+
+
+def test_a_place_that_cannot_be_read_for_a_moment_is_read_again():
+    world = serving("old")
+    world.on_wait = at_share(10, lambda world: setattr(world, "unreadable", 1))
+    world.roll("new", "old")
+    assert settled(world, "new")
+
+
+def test_a_place_that_cannot_be_read_any_more_is_said():
+    world = serving("old")
+    world.unreadable = 1000
+    with pytest.raises(TargetError, match="no route to host; what is live cannot be read: no route to host"):
+        world.roll("new", "old")
+
+
+@pytest.mark.parametrize("strategy", ["surge", "replace"])
+def test_whoever_has_lost_the_lock_touches_nothing_more(strategy):
+    reference = serving("old", strategy)
+    reference.roll("new", "old")
+    for at in range(1, reference.moments + 1):
+        world = serving("old", strategy)
+        world.loses_lock_at = at
+        with pytest.raises(LockLost, match=r"the lock was lost; (old|new) is live"):
+            world.roll("new", "old")
+        assert world.moments == at
+
+
+def test_a_state_that_cannot_be_noted_is_said_and_changes_nothing():
+    class Mute(World):
+        def note(self, state, reason=""):
+            raise TargetError("annotations are forbidden")
+
+    world = Mute(stable="old", instances={"old": "ready"}, routed={"old": 100})
+    world.roll("new", "old")
+    assert settled(world, "new")
+    assert Step("fail", "new", "its state is not noted: annotations are forbidden") in world.said
+
+
+def test_an_old_release_that_cannot_be_stopped_serves_on():
+    class Stubborn(World):
+        def stop(self, digest):
+            raise TargetError("it does not end")
+
+    world = Stubborn(stable="old", instances={"old": "ready"}, routed={"old": 100}, strategy="replace")
+    with pytest.raises(RolloutFailed, match=r"new did not go live: it does not end\..* old is live"):
+        world.roll("new", "old")
+    assert settled(world, "old")
+
+
+def test_an_outage_that_a_killed_rollout_began_is_measured_from_when_it_is_seen():
+    world = World(stable="old", instances={"old": "stopped"}, strategy="replace")
+    outcome = world.roll("new", "old")
+    assert "stop old" not in world.calls and outcome.outage_seconds == 5 and settled(world, "new")
+
+
+def test_every_other_release_that_is_live_on_the_way_is_told():
+    world = switched()
+    world.roll("third", "new")
+    assert world.passed == ["old", "new"] and settled(world, "third")
+
+
+@pytest.mark.parametrize("share", [10, 50, 100])
+def test_a_stage_that_a_killed_rollout_was_in_begins_anew(share):
+    world = switched()
+    world.routed = {"old": 100 - share, "new": share} if share < 100 else {"new": 100}
+    world.counted["new", "requests"] = 1000  # those of before do not count
+    world.roll("new", world.observe().live)
+    watched = [step.share for step in world.said if step.kind == "watch" and not step.reason]
+    assert watched == [stage for stage in (10, 50, 100) if stage >= share] and settled(world, "new")
 
 
 def test_a_live_release_that_cannot_be_started_again_says_so():
@@ -232,7 +335,7 @@ def test_a_release_that_was_compared_with_another_is_refused_after_an_interrupte
 def test_a_replaced_release_that_cannot_be_removed_is_said_and_left_to_the_next_rollout():
     world, said = serving("old"), []
     world.stays = {"old"}
-    outcome = Rollout(world, "new", "old", Path, world.check, said.append, poll_seconds=0).run()
+    outcome = Rollout(world, "new", "old", Path, Answers(world), said.append, SURGE).run()
     assert outcome.action == "rolled out" and world.stable == "new"
     failure = Step("fail", "old", "it is not removed: old does not end; the next rollout tries again")
     assert said[-2:] == [failure, Step("done", "new")]
@@ -273,28 +376,31 @@ def test_a_moved_champion_is_refused_and_an_own_leftover_removed():
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first rollout", "replacement"])
-@pytest.mark.parametrize("behaviour", ["good", "crash", "wrong", "sick"])
+@pytest.mark.parametrize("behaviour", ["good", *sorted(BAD.keys() - {"forgets"})])  # that it does once
+@pytest.mark.parametrize("strategy", ["surge", "replace"])
 @pytest.mark.parametrize("next_wanted", ["new", "old", "third"])
 @pytest.mark.parametrize("lost", [(), ("new",), ("old",), ("new", "old")], ids=lambda lost: "+".join(lost) or "none")
 @pytest.mark.parametrize("gone", [False, True], ids=["comes back", "gone"])
-def test_killed_at_every_call_whoever_comes_next_makes_it_whole(first, behaviour, next_wanted, lost, gone):
+def test_killed_at_every_moment_whoever_comes_next_makes_it_whole(first, behaviour, strategy, next_wanted, lost, gone):
     """`lost`: servers that die with the rollout; when `gone`, that of the new release never starts again."""
 
     def fresh():
-        return World(behaviour={"new": behaviour}) if first else serving("old", new=behaviour)
+        return (
+            World(behaviour={"new": behaviour}, strategy=strategy) if first else serving("old", strategy, new=behaviour)
+        )
 
     def attempt(world, digest, expected):
         try:
-            world.roll(digest, expected)
+            world.roll(digest, expected, next_strategy)
         except (RolloutFailed, ChampionMoved):
             return False
         return True
 
     old = None if first else "old"
-    reference = fresh()
+    reference, next_strategy = fresh(), strategy
     attempt(reference, "new", old)
-    for at in range(1, len(reference.calls) + 1):
-        world = fresh()
+    for at in range(1, reference.moments + 1):
+        world, next_strategy = fresh(), strategy
         world.dies_at = at
         with pytest.raises(Killed):
             attempt(world, "new", old)
@@ -306,15 +412,17 @@ def test_killed_at_every_call_whoever_comes_next_makes_it_whole(first, behaviour
             continue  # no rollout any more: a live release that cannot be started again
         if gone and "new" in lost:
             world.behaviour["new"] = "crash"
+        next_strategy = ("surge", "replace")[at % 2]  # whoever comes next may have other settings
         if next_wanted == "new":
             attempt(world, "new", live)  # as a new run reads it
-            assert settled(world, "new") if world.behaviour["new"] == "good" else world.stable == old
+            assert settled(world, "new") if world.behaviour["new"] == "good" or promoted else world.stable == old
         else:
             assert attempt(world, next_wanted, live)
             assert settled(world, next_wanted)
         assert world.candidate is None and set(world.instances) <= {world.stable}
         if not first:
-            assert settled(world, world.stable) and (lost or world.outages == 0)
+            assert settled(world, world.stable)
+            assert lost or world.outages == 0 or "replace" in (strategy, next_strategy)
 
 
 def test_a_share_of_traffic_that_a_dead_rollout_left_is_taken_back_first():
@@ -329,16 +437,47 @@ def test_what_is_done_depends_only_on_what_is_seen():
     starting = Instance("new", "starting", "at new", "loading")
     failed = Instance("new", "failed", "at new", "gone")
     ready = Instance("new", "ready", "at new")
+    mine = frozenset({"new"})
 
-    def step(candidate=None, routed=None, tried=None):
-        seen = Observation(stable, candidate, (), routed or {"old": 100}, True)
-        return next_step(seen, "new", tried or Tried(started=frozenset({"new"})))
+    def step(candidate=None, routed=None, plan=SURGE, stable=stable, in_force=True, **tried):
+        seen = Observation(stable, candidate, (), routed or {"old": 100}, in_force)
+        return next_step(seen, "new", Tried(**tried), plan)
 
     assert step() == Step("apply", "new")
-    assert step(starting) == Step("wait", "new", "loading")
-    assert step(failed) == Step("fail", "new", "gone")
-    assert step(failed, tried=Tried()) == Step("apply", "new", "gone")  # left by a dead process: another try
-    assert step(ready) == Step("open", "new")
-    assert step(ready, {"new": 100}) == Step("promote", "new")
-    assert step(failed, {"new": 100}) == Step("fail", "new", "gone")
-    assert step(failed, {"new": 100}, Tried()) == Step("apply", "new", "gone")  # it is what is live
+    assert step(started=mine) == Step("fail", "new", "it was taken away by somebody else")
+    assert step(starting, started=mine) == Step("wait", "new", "loading")
+    assert step(failed, started=mine) == Step("fail", "new", "gone")
+    assert step(failed) == Step("apply", "new", "gone")  # left by a dead process: another try
+    assert step(ready) == Step("open", "new", share=10)
+    ten = {"old": 90, "new": 10}
+    assert step(ready, ten) == Step("watch", "new", share=10)
+    assert step(ready, ten, opened=10) == Step("watch", "new", share=10)
+    assert step(ready, ten, opened=10, in_force=False) == Step("open", "new", share=10)
+    assert step(ready, ten, opened=10, watched=10) == Step("open", "new", share=50)
+    assert step(ready, {"old": 75, "new": 25}) == Step("open", "new", share=10)  # no stage of ours
+    assert step(ready, {"new": 100}) == Step("watch", "new", share=100)
+    assert step(ready, {"new": 100}, opened=100, watched=100) == Step("promote", "new")
+    assert step(failed, {"new": 100}, started=mine) == Step("fail", "new", "gone")
+    assert step(failed, {"new": 100}) == Step("apply", "new", "gone")  # it is what is live
+
+    assert step(plan=REPLACE).kind == "stop"
+    stopped = Instance("old", "stopped", "")
+    assert step(stable=stopped, routed={"x": 0}, plan=REPLACE) == Step("apply", "new")
+    assert step(ready, stable=stopped, plan=REPLACE) == Step("open", "new", share=100)
+    assert step(stable=stopped) == Step("apply", "old", "")  # with room for two, the old one serves meanwhile
+
+
+def test_the_decision_about_the_next_step_is_total():
+    """Whatever is seen, there is one step, and a release that gets traffic is never removed."""
+    states = ["starting", "ready", "failed", "stopped"]
+    for stable_state in [None, *states]:
+        for candidate_state in [None, *states]:
+            stable = Instance("old", stable_state, "a") if stable_state else None
+            candidate = Instance("new", candidate_state, "b") if candidate_state else None
+            for routed in ({}, {"old": 100}, {"new": 100}, {"old": 50, "new": 50}, {"old": 1, "new": 2}):
+                for wanted in ("old", "new", "third"):
+                    for plan in (SURGE, REPLACE):
+                        seen = Observation(stable, candidate, (), routed, True)
+                        step = next_step(seen, wanted, Tried(), plan)
+                        assert step.kind != "fail"
+                        assert not (step.kind == "remove" and step.digest in routed)

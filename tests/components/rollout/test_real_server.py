@@ -38,7 +38,7 @@ def make_artifact(directory, engine, seed, spoil=False):
 
 @pytest.fixture
 def real(place):
-    place.config = place.config.model_copy(update={"ready_seconds": 90})
+    place.config = place.config.model_copy(update={"ready_seconds": 90, "answer_seconds": 90})
     place.commands = SERVING
     return place
 

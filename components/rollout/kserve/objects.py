@@ -1,0 +1,285 @@
+"""What the rollout writes into the cluster, as plain objects. Pure.
+
+An InferenceService is named for one release and never changed. All that changes stands on the service's HTTPRoute:
+its weights, and in its annotations which release has which role.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from components.rollout.config import RolloutConfig
+from components.rollout.kserve.client import GATEWAY, HTTP_ROUTE, INFERENCE_SERVICE, MANAGER, Object
+
+PREFIX = "slipway.dev/"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+SERVICE = f"{PREFIX}service"
+RELEASE = f"{PREFIX}release"
+CONTAINER = "kserve-container"
+PORT = 80
+"""Of the Service that KServe makes before the pods."""
+
+_ACCOUNT = "predictor"
+"""The ServiceAccount of model servers (manifests/base/accounts.yaml)."""
+
+_FETCH = "slipway"
+"""The ClusterStorageContainer of the verified fetch. KServe's own one takes gs:// too, and the first match wins."""
+
+_NAME_DIGITS = 10
+_HISTORY = 20
+_FORMAT = "slipway"
+"""The model format that our ServingRuntimes list."""
+
+
+def short(digest: str) -> str:
+    """The digits of a release's digest that stand in names and labels."""
+    return digest.removeprefix("sha256:")[:_NAME_DIGITS]
+
+
+def name_of(service: str, digest: str) -> str:
+    """The InferenceService of a release."""
+    return f"{service}-{short(digest)}"
+
+
+def backend_of(name: str) -> str:
+    """The Service (and Deployment) that KServe makes for an InferenceService."""
+    return f"{name}-predictor"
+
+
+def release_uri(releases: str, digest: str) -> str:
+    """Where a release is published; the last segment is its digest, which the fetch verifies."""
+    return f"{releases.rstrip('/')}/{digest.removeprefix('sha256:')}"
+
+
+def labels(service: str) -> dict[str, str]:
+    """What everything of a service bears."""
+    return {MANAGED_BY: MANAGER, SERVICE: service}
+
+
+# ------------------------------------------------------------------------------------------- the record
+
+
+@dataclass(frozen=True)
+class WentLive:
+    """One entry of the history."""
+
+    digest: str
+    since: str
+    run_id: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the annotations of the HTTPRoute say; who has which role."""
+
+    stable: str | None = None
+    candidate: str | None = None
+    stopped: str | None = None
+    """The stable release when its servers were ended on purpose."""
+
+    state: str = ""
+    reason: str = ""
+    since: str = ""
+    history: tuple[WentLive, ...] = ()
+    """Oldest first; the last is live."""
+
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The rollout configuration that was used last."""
+
+    @property
+    def previous(self) -> str | None:
+        """The release that was live before the stable one."""
+        return next((entry.digest for entry in reversed(self.history) if entry.digest != self.stable), None)
+
+    def annotations(self) -> dict[str, str]:
+        """As they stand on the route; what is empty is left out."""
+        history = [vars(entry) for entry in self.history[-_HISTORY:]]
+        values = {
+            "stable": self.stable,
+            "candidate": self.candidate,
+            "stopped": self.stopped,
+            "state": self.state,
+            "reason": self.reason,
+            "since": self.since,
+            "history": json.dumps(history) if history else "",
+            "config": json.dumps(self.config, sort_keys=True) if self.config else "",
+        }
+        return {f"{PREFIX}{key}": value for key, value in values.items() if value}
+
+
+def read_record(route: Object | None) -> Record:
+    """The record on a route. Raises ValueError that names the annotation that a person has made unreadable."""
+    noted = _part(_part(route or {}, "metadata"), "annotations")
+
+    def text(key: str) -> str:
+        return noted.get(f"{PREFIX}{key}", "")
+
+    def parsed(key: str) -> Any:
+        try:
+            return json.loads(text(key) or "null")
+        except ValueError as error:
+            raise ValueError(f"annotation {PREFIX}{key} is not JSON: {error}") from error
+
+    try:
+        history = tuple(WentLive(**entry) for entry in cast("list[dict[str, str]]", parsed("history") or []))
+    except TypeError as error:
+        raise ValueError(f"annotation {PREFIX}history has entries of another form: {error}") from error
+    return Record(
+        stable=text("stable") or None,
+        candidate=text("candidate") or None,
+        stopped=text("stopped") or None,
+        state=text("state"),
+        reason=text("reason"),
+        since=text("since"),
+        history=history,
+        config=parsed("config") or {},
+    )
+
+
+# ------------------------------------------------------------------------------------------- the objects
+
+
+def inference_service(config: RolloutConfig, namespace: str, digest: str, facts: Mapping[str, str]) -> Object:
+    """The InferenceService of a release. `facts` (run, commit, …) stand as annotations for whoever looks."""
+    kserve, name = config.kserve, name_of(config.service, digest)
+    resources: dict[str, str] = {"cpu": kserve.cpu, "memory": kserve.memory}
+    if kserve.gpus:
+        resources["nvidia.com/gpu"] = str(kserve.gpus)
+    model: Object = {
+        "modelFormat": {"name": _FORMAT},
+        "runtime": kserve.runtime,
+        "storageUri": release_uri(kserve.releases, digest),
+        "env": [{"name": "SLIPWAY_DRAIN_SECONDS", "value": str(_whole(config.drain_seconds))}],
+        "resources": {"requests": resources, "limits": resources},
+    }
+    if kserve.image:
+        model["image"] = kserve.image
+    predictor: Object = {
+        "minReplicas": kserve.replicas,
+        "maxReplicas": kserve.replicas,
+        "serviceAccountName": _ACCOUNT,
+        "terminationGracePeriodSeconds": kserve.grace_seconds,
+        "deploymentStrategy": _pod_replacement(config.strategy),
+        "storageContainerName": _FETCH,
+        "enableServiceLinks": False,
+        "model": model,
+    }
+    if kserve.node_selector:
+        predictor["nodeSelector"] = dict(kserve.node_selector)
+    if kserve.tolerations:
+        predictor["tolerations"] = [dict(one) for one in kserve.tolerations]
+    return {
+        "apiVersion": INFERENCE_SERVICE.version,
+        "kind": INFERENCE_SERVICE.name,
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            # cluster-local: KServe makes no route of its own, and is ready without one
+            "labels": labels(config.service)
+            | {RELEASE: short(digest), "networking.kserve.io/visibility": "cluster-local"},
+            "annotations": {
+                "serving.kserve.io/deploymentMode": "Standard",
+                "serving.kserve.io/autoscalerClass": "none",
+                "storage.kserve.io/readonly": "false",  # OpenVINO opens a GGUF file for writing, though it only reads
+                f"{PREFIX}digest": digest,
+                **{f"{PREFIX}{key}": value for key, value in facts.items() if value},
+            },
+        },
+        "spec": {"predictor": predictor},
+    }
+
+
+def _pod_replacement(strategy: str) -> Object:
+    """How the Deployment replaces its pods when KServe itself changes them; we never do."""
+    if strategy == "replace":  # no room for two
+        return {"type": "Recreate"}
+    return {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+
+
+def _whole(seconds: float) -> int:
+    return -int(-seconds // 1)
+
+
+def route(
+    config: RolloutConfig, namespace: str, record: Record, weights: Mapping[str, int], version: str = ""
+) -> Object:
+    """The service's HTTPRoute. Weight 0 is left out: some gateways send such a backend requests all the same.
+
+    Without any weight it is attached to no gateway. `version` is the resourceVersion that it replaces.
+    """
+    space, _, gateway = config.kserve.gateway.partition("/")
+    backends: list[Object] = [
+        {
+            "group": "",
+            "kind": "Service",
+            "name": backend_of(name_of(config.service, digest)),
+            "port": PORT,
+            "weight": weight,
+        }
+        for digest, weight in weights.items()
+        if weight
+    ]
+    rule: Object = {"matches": [{"path": {"type": "PathPrefix", "value": "/"}}]}
+    spec: Object = {"rules": [rule]}
+    if backends:
+        rule["backendRefs"] = backends
+        group = GATEWAY.version.partition("/")[0]
+        spec["parentRefs"] = [{"group": group, "kind": GATEWAY.name, "namespace": space, "name": gateway}]
+    if config.kserve.hostname:
+        spec["hostnames"] = [config.kserve.hostname]
+    metadata: Object = {
+        "name": config.service,
+        "namespace": namespace,
+        "labels": labels(config.service),
+        "annotations": record.annotations(),
+    }
+    if version:
+        metadata["resourceVersion"] = version
+    return {"apiVersion": HTTP_ROUTE.version, "kind": HTTP_ROUTE.name, "metadata": metadata, "spec": spec}
+
+
+def weights_of(found: Object | None) -> dict[str, int]:
+    """Name of a backend Service -> its weight, as a route stands in the cluster; several rules are added up."""
+    rules = cast("list[Object]", _part(found or {}, "spec").get("rules") or [])
+    seen: dict[str, int] = {}
+    for backend in (one for rule in rules for one in cast("list[Object]", rule.get("backendRefs") or [])):
+        name, weight = str(backend["name"]), int(backend.get("weight", 1))
+        if weight:
+            seen[name] = seen.get(name, 0) + weight
+    return seen
+
+
+def _part(found: Object, key: str) -> Object:
+    return cast("Object", found.get(key) or {})
+
+
+def is_attached(found: Object | None) -> bool:
+    """Whether a route names a gateway at all."""
+    return bool(_part(found or {}, "spec").get("parentRefs"))
+
+
+def event(about: Object, reason: str, message: str, when: str, unique: str, warning: bool) -> Object:
+    """A Kubernetes Event about an object."""
+    metadata = about["metadata"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{metadata['name']}.{unique}", "namespace": metadata["namespace"]},
+        "involvedObject": {
+            "apiVersion": about["apiVersion"],
+            "kind": about["kind"],
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata.get("uid", ""),
+        },
+        "reason": reason,
+        "message": message[:1024],  # the API refuses more
+        "type": "Warning" if warning else "Normal",
+        "source": {"component": MANAGER},
+        "firstTimestamp": when,
+        "lastTimestamp": when,
+        "count": 1,
+    }

@@ -1,0 +1,575 @@
+"""Target `kserve`: an InferenceService per release, and one HTTPRoute that says who gets the traffic and who is what.
+
+    <service>-<10 digits>     InferenceService of a release: made, watched, deleted, never changed
+    <service>                 HTTPRoute: its rules hold the weights, its annotations the roles (objects.Record)
+    slipway-<service>         Lease: held by the rollout that is at work
+
+Every write of the route names the version that it was computed from, so nothing that a person does is lost unseen.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+
+from components.progress import say
+from components.rollout import traffic
+from components.rollout.config import RolloutConfig
+from components.rollout.kserve import objects, readiness
+from components.rollout.kserve.client import (
+    API_SECONDS,
+    DEPLOYMENT,
+    ENDPOINT_SLICE,
+    EVENT,
+    GATEWAY,
+    HTTP_ROUTE,
+    INFERENCE_SERVICE,
+    LEASE,
+    MANAGER,
+    POD,
+    RELEASE_HEADER,
+    ApiError,
+    Cluster,
+    Conflict,
+    Kind,
+    Object,
+)
+from components.rollout.kserve.lease import Lock, holder_of, is_held, lease_name
+from components.rollout.kserve.objects import Record, WentLive, backend_of, labels, name_of, read_record
+from components.rollout.kserve.publish import publish
+from components.rollout.target import UNKNOWN, Instance, Observation, Origin, TargetError, Traffic, live_release
+from components.step_config import InputError
+from serving.release import read_release
+
+_IN_FORCE_SECONDS = 60.0
+_DELETE_SECONDS = 60.0
+"""Beyond the grace that its pods have."""
+
+_PROBE_SECONDS = 5.0
+_ANSWERS = 12
+"""So many answers in a row, at least, by the releases that a route names show that it is in force."""
+
+_TRIES = 3
+"""Probes before the public address counts as down: one that meets a pod at its end says nothing of the route."""
+
+_POD_PORT = 8080
+_WATCHED = (INFERENCE_SERVICE, DEPLOYMENT, POD, ENDPOINT_SLICE, HTTP_ROUTE)
+
+
+@dataclass(frozen=True)
+class _Public:
+    """How the public address is reached."""
+
+    url: str
+    """As people write it."""
+
+    base: str
+    headers: Mapping[str, str]
+
+
+class KServeTarget:
+    """One service on a cluster; implements `target.Target`."""
+
+    def __init__(
+        self,
+        config: RolloutConfig,
+        *,
+        origin: Origin = UNKNOWN,
+        cluster: Cluster | None = None,
+        in_force_seconds: float = _IN_FORCE_SECONDS,
+    ):
+        self._config, self._origin = config, origin
+        self._cluster = cluster or Cluster.connect(config.kserve.namespace, API_SECONDS)
+        self._service = config.service
+        self._in_force_seconds = in_force_seconds
+        self._lock = Lock(self._cluster, config.service, origin.run)
+        self._watch: _Watch | None = None
+        self._found_public: _Public | None = None
+
+    # ------------------------------------------------------------------------------------------ the lock
+
+    @contextmanager
+    def hold(self) -> Generator[None]:
+        """See Target.hold. The Lease expires by itself when its process dies."""
+        self._lock.acquire()
+        self._watch = _Watch(self._cluster, labels(self._service))
+        try:
+            yield
+        finally:
+            self._watch.stop()
+            self._watch = None
+            self._lock.release()
+
+    def held_by(self) -> Mapping[str, Any] | None:
+        """See Target.held_by."""
+        lease = self._cluster.get(LEASE, lease_name(self._service))
+        if lease is None or not is_held(lease, self._cluster.now()):
+            return None
+        holder = holder_of(lease)
+        return {"host": holder.host, "pid": holder.pid, "run": holder.run, "since": holder.since}
+
+    # ------------------------------------------------------------------------------------------- looking
+
+    @property
+    def url(self) -> str:
+        """The public address, as the Gateway's status tells it."""
+        return self._public().url
+
+    def observe(self) -> Observation:
+        """See Target.observe."""
+        route = self._route()
+        record = self._record(route)
+        seen = self._seen()
+        digests = {_digest(one.isvc): one for one in seen.values()}
+        routed = self._routed(route, record, digests.keys())
+
+        def of(digest: str | None) -> Instance | None:
+            return self._instance(digest, digests.get(digest), record) if digest else None
+
+        others = sorted(digests.keys() - {record.stable, record.candidate})
+        in_force = bool(routed) and routed.keys() <= digests.keys() and not self._not_accepted(route)
+        return Observation(
+            stable=of(record.stable),
+            candidate=of(record.candidate),
+            retired=tuple(self._instance(digest, digests[digest], record) for digest in others),
+            routed=routed,
+            in_force=in_force and any(self._answers(1, routed)[0] in routed for _ in range(_TRIES)),
+            previous=record.previous,
+            noted={"state": record.state, "reason": record.reason, "since": record.since} if record.state else {},
+        )
+
+    def live(self) -> str | None:
+        """See Target.live."""
+        route = self._route()
+        record = self._record(route)
+        return live_release(record.stable, record.candidate, self._routed(route, record, ()))
+
+    def history(self) -> Sequence[Mapping[str, str]]:
+        """See Target.history."""
+        return [dict(vars(entry)) for entry in self._record(self._route()).history]
+
+    def traffic(self) -> Mapping[str, Traffic]:
+        """See Target.traffic."""
+        counted: dict[str, Traffic] = {}
+        for one in self._seen(with_events=False).values():
+            serving = [pod for pod in one.pods if _serves(pod)]
+            if serving:
+                counted[_digest(one.isvc)] = traffic.total(self._count(pod["metadata"]["name"]) for pod in serving)
+        return counted
+
+    def http(self, url: str, seconds: float) -> httpx.Client:
+        """See Target.http."""
+        public = self._public()
+        if url == public.url:
+            return httpx.Client(
+                base_url=public.base,
+                headers=public.headers,
+                timeout=seconds,
+                verify=public.base.startswith("https"),  # reading the certificates that are trusted takes a while
+                trust_env=False,  # proxies of the environment are for the internet
+                limits=httpx.Limits(max_keepalive_connections=0),  # a kept connection would stay with one server
+            )
+        name = url.removeprefix("http://").partition(".")[0]
+        return self._cluster.http(f"services/{name}:{objects.PORT}", seconds)
+
+    def wait(self, seconds: float) -> None:
+        """See Target.wait."""
+        if self._watch is None:
+            time.sleep(seconds)
+        else:
+            self._watch.wait(seconds)
+
+    def refuse_early(self) -> None:
+        """See Target.refuse_early: the namespace, the kinds and the gateway are there, and this account may look."""
+        self._public()
+        for kind in _WATCHED:
+            self._cluster.list(kind, labels(self._service))
+
+    def _route(self) -> Object | None:
+        return self._cluster.get(HTTP_ROUTE, self._service)
+
+    def _record(self, route: Object | None) -> Record:
+        try:
+            return read_record(route)
+        except ValueError as error:
+            raise TargetError(
+                f"HTTPRoute {self._service} in namespace {self._cluster.namespace}: {error}; put it back, or remove it"
+            ) from error
+
+    def _seen(self, with_events: bool = True) -> dict[str, readiness.Seen]:
+        """InferenceService's name -> all that the cluster shows of it."""
+        ours = labels(self._service)
+        services = self._cluster.list(INFERENCE_SERVICE, ours)
+        deployments = {one["metadata"]["name"]: one for one in self._cluster.list(DEPLOYMENT, ours)}
+        pods, slices = self._cluster.list(POD, ours), self._cluster.list(ENDPOINT_SLICE, ours)
+        events = self._cluster.list(EVENT, fields="type=Warning") if services and with_events else []
+        events.sort(key=lambda one: str(one.get("lastTimestamp") or one.get("eventTime") or ""))
+        found: dict[str, readiness.Seen] = {}
+        for isvc in services:
+            name = str(isvc["metadata"]["name"])
+            made = str(isvc["metadata"]["creationTimestamp"])
+            found[name] = readiness.Seen(
+                isvc,
+                deployments.get(backend_of(name)),
+                [one for one in pods if one["metadata"]["labels"].get(_ISVC_LABEL) == name],
+                [one for one in slices if one["metadata"]["labels"].get(_SERVICE_LABEL) == backend_of(name)],
+                [one for one in events if _is_about(one, name) and str(one.get("lastTimestamp") or made) >= made],
+            )
+        return found
+
+    def _instance(self, digest: str, seen: readiness.Seen | None, record: Record) -> Instance:
+        name = name_of(self._service, digest)
+        url = f"http://{backend_of(name)}.{self._cluster.namespace}.svc"
+        if seen is not None:
+            return readiness.instance(digest, url, seen, self._config.ready_seconds, self._cluster.now())
+        if record.stopped == digest:
+            return Instance(digest, "stopped", url, "its servers were ended to make room")
+        return Instance(digest, "failed", url, f"InferenceService {name} does not exist: it was deleted, or never made")
+
+    def _routed(self, route: Object | None, record: Record, digests: Iterable[str]) -> dict[str, int]:
+        """Release digest -> weight. A backend that is none of ours stands by its Service's name."""
+        known = {record.stable, record.candidate, *(entry.digest for entry in record.history), *digests} - {None}
+        by_backend = {backend_of(name_of(self._service, digest)): digest for digest in cast("set[str]", known)}
+        found = objects.weights_of(route) if objects.is_attached(route) else {}
+        return {by_backend.get(name, f"service {name}"): weight for name, weight in found.items()}
+
+    def _not_accepted(self, route: Object | None) -> str:
+        """Why the gateway does not follow the route in its newest form; "" when it does."""
+        found = route or {}
+        generation = found.get("metadata", {}).get("generation", 0)
+        space, _, gateway = self._config.kserve.gateway.partition("/")
+        parents = cast("list[Object]", found.get("status", {}).get("parents") or [])
+        ours = [
+            one
+            for one in parents
+            if one["parentRef"].get("name") == gateway and one["parentRef"].get("namespace", space) == space
+        ]
+        if not ours:
+            return f"no controller has taken it up for gateway {self._config.kserve.gateway}"
+        for condition in cast("list[Object]", ours[0].get("conditions") or []):
+            words = (
+                f"{condition['type']} is {condition['status']}: {condition.get('reason')}: {condition.get('message')}"
+            )
+            if condition["type"] in ("Accepted", "ResolvedRefs") and condition["status"] != "True":
+                return words
+            if condition.get("observedGeneration", generation) < generation:
+                return f"its generation {generation} is not yet taken up"
+        return ""
+
+    def _public(self) -> _Public:
+        """The public address. Raises TargetError when the gateway has none."""
+        if self._found_public is None:
+            self._found_public = self._find_public()
+        return self._found_public
+
+    def _find_public(self) -> _Public:
+        named = self._config.kserve.gateway
+        space, _, name = named.partition("/")
+        gateway = self._cluster.get(GATEWAY, name, space)
+        if gateway is None:
+            raise TargetError(f"there is no Gateway {named}; apply manifests/, or set rollout.kserve.gateway")
+        addresses = cast("list[Object]", gateway.get("status", {}).get("addresses") or [])
+        listeners = cast("list[Object]", gateway["spec"].get("listeners") or [])
+        listener = next((one for one in listeners if one.get("protocol") in ("HTTP", "HTTPS")), None)
+        if not addresses or listener is None:
+            missing = "address in its status" if listener else "HTTP listener"
+            raise TargetError(f"Gateway {named} has no {missing}; see `kubectl describe gateway -n {space} {name}`")
+        scheme = str(listener["protocol"]).lower()
+        port = "" if int(listener["port"]) == {"http": 80, "https": 443}[scheme] else f":{listener['port']}"
+        hostname, address = self._config.kserve.hostname, str(addresses[0]["value"])
+        url = f"{scheme}://{hostname or address}{port}"
+        if hostname and scheme == "http":  # it works before the name does
+            return _Public(url, f"http://{address}{port}", {"Host": f"{hostname}{port}"})
+        return _Public(url, url, {})
+
+    def _answers(self, count: int, wanted: Collection[str]) -> list[str | None]:
+        """Who answers at the public address, so often in a row; it ends with the first that must not.
+
+        None stands for an answer of no release.
+        """
+        answered: list[str | None] = []
+        with self.http(self.url, _PROBE_SECONDS) as client:
+            while len(answered) < count and (not answered or _is_one_of(answered[-1], wanted)):
+                answered.append(_release_that_answers(client))
+        return answered
+
+    def _count(self, pod: str) -> Traffic:
+        """What one server has answered."""
+        try:
+            with self._cluster.http(f"pods/{pod}:{_POD_PORT}", _PROBE_SECONDS) as client:
+                response = client.get("/metrics")
+            response.raise_for_status()
+            return traffic.count(response.text)
+        except (httpx.HTTPError, ValueError) as error:
+            raise TargetError(f"the metrics of pod {pod} cannot be read: {error}") from error
+
+    # ------------------------------------------------------------------------------------------ changing
+
+    def apply(self, digest: str, release: Path) -> None:
+        """See Target.apply."""
+        self._lock.check()
+        name = name_of(self._service, digest)
+        found = self._cluster.get(INFERENCE_SERVICE, name)
+        if found and _digest(found) != digest:
+            raise TargetError(
+                f"InferenceService {name} is of release {_digest(found)}; delete it, it is not of {digest}"
+            )
+        publish(release, self._config.kserve.releases, digest)
+
+        def take_role(record: Record) -> Record:
+            record = replace(record, config=self._config.model_dump(mode="json"))
+            if digest == record.stable:
+                return replace(record, stopped=None)
+            return replace(record, candidate=digest)
+
+        self._change(take_role)
+        if found:
+            seen = self._seen()
+            if name in seen and self._instance(digest, seen[name], Record()).state != "failed":
+                return
+            self._delete(name)
+        self._lock.check()
+        self._cluster.apply(INFERENCE_SERVICE, self._wanted(digest, release))
+
+    def route(self, weights: Mapping[str, int]) -> None:
+        """See Target.route."""
+        self._lock.check()
+        wanted = {digest: weight for digest, weight in weights.items() if weight}
+        seen = self._seen(with_events=False) if wanted else {}
+        for digest in wanted:
+            name = name_of(self._service, digest)
+            if name not in seen or not readiness.ready_endpoints(seen[name].slices):
+                raise TargetError(f"{digest} has no server that is ready; the gateway would answer its share with 503")
+        before = self._routed(self._route(), Record(), ())
+        self._change(lambda record: record, wanted)
+        self._await_in_force(wanted, before)
+
+    def promote(self, digest: str) -> None:
+        """See Target.promote."""
+        self._lock.check()
+
+        def promoted(record: Record) -> Record:
+            if record.stable == digest:
+                return record if record.candidate != digest else replace(record, candidate=None)
+            entry = WentLive(digest, _now(), self._origin.run_id)
+            return replace(record, stable=digest, candidate=None, stopped=None, history=(*record.history, entry))
+
+        self._change(promoted)
+
+    def stop(self, digest: str) -> None:
+        """See Target.stop."""
+        self._lock.check()
+        self._refuse_routed(digest)
+        self._change(lambda record: replace(record, stopped=digest) if record.stable == digest else record)
+        self._delete(name_of(self._service, digest))
+
+    def remove(self, digest: str) -> None:
+        """See Target.remove."""
+        self._lock.check()
+        self._refuse_routed(digest)
+        self._delete(name_of(self._service, digest))
+        if self._record(self._route()).candidate == digest:
+            self._change(lambda record: replace(record, candidate=None) if record.candidate == digest else record)
+
+    def note(self, state: str, reason: str = "") -> None:
+        """See Target.note: annotations on the route, and a Kubernetes Event about it."""
+        self._lock.check()
+        route = self._change(lambda record: replace(record, state=state, reason=reason, since=_now()))
+        message = f"{state}: {reason}" if reason else state
+        event = objects.event(route, _camel(state), message, _now(), secrets.token_hex(8), _is_bad(state))
+        try:
+            with suppress(Conflict):  # an earlier try was heard
+                self._cluster.create(EVENT, event)
+        except ApiError as error:  # a rollback must not fail because nobody could be told
+            say("event_not_written", step="rollout", state=state, why=str(error))
+
+    def _wanted(self, digest: str, release: Path) -> Object:
+        facts = {
+            "run": self._origin.run,
+            "run-id": self._origin.run_id,
+            "commit": self._origin.commit,
+            "data-digest": self._origin.data_digest or read_release(release).data_digest,
+            "created": _now(),
+        }
+        return objects.inference_service(self._config, self._cluster.namespace, digest, facts)
+
+    def _change(self, change: Callable[[Record], Record], weights: Mapping[str, int] | None = None) -> Object:
+        """Write the route as `change` makes its record, with new weights if given; computed from what is there.
+
+        Returns it. When somebody else writes it in between, it is read and computed again.
+        """
+        deadline = time.monotonic() + self._cluster.api_seconds
+        while True:
+            found = self._route()
+            record = self._record(found)
+            wanted = change(record)
+            if found and wanted == record and weights is None:
+                return found
+            version = str(found["metadata"]["resourceVersion"]) if found else ""
+            route = objects.route(self._config, self._cluster.namespace, wanted, weights or {}, version)
+            if found and weights is None:
+                route["spec"] = found["spec"]  # who gets what is not this call's matter
+            self._lock.check()
+            try:
+                return self._cluster.apply(HTTP_ROUTE, route)
+            except Conflict:
+                if time.monotonic() > deadline:
+                    raise
+
+    def _refuse_routed(self, digest: str) -> None:
+        backend = backend_of(name_of(self._service, digest))
+        route = self._route()
+        if objects.is_attached(route) and backend in objects.weights_of(route):
+            raise TargetError(f"{digest} gets traffic and is not removed")
+
+    def _await_in_force(self, wanted: Mapping[str, int], before: Mapping[str, int]) -> None:
+        """Return when the gateway follows the route: its status says so, and its answers show it."""
+        deadline = time.monotonic() + self._in_force_seconds
+        smallest = min([*wanted.values(), *before.values()], default=100)
+        total = max(sum(wanted.values()), sum(before.values()), 1)
+        needed = max(_ANSWERS, math.ceil(1.5 * total / max(smallest, 1)))
+        answered: list[str | None] = []
+        while True:
+            why = self._not_accepted(self._route()) if wanted else ""
+            if not why:
+                answered = self._answers(needed, wanted)
+                shown = set(answered) == set(wanted) if wanted else not any(answered)
+                if shown:
+                    return
+                why = f"it answers by {', '.join(sorted(set(map(str, answered))))}"
+            if time.monotonic() > deadline:
+                shares = ", ".join(f"{digest} {weight}" for digest, weight in wanted.items()) or "nothing"
+                raise TargetError(
+                    f"the gateway at {self.url} does not route by {shares} after {self._in_force_seconds:g} s: {why}; "
+                    f"see `kubectl describe httproute -n {self._cluster.namespace} {self._service}`"
+                )
+            self._lock.check()
+            self.wait(0.2)
+
+    def _delete(self, name: str) -> None:
+        """Delete an InferenceService and return when its pods are gone; they finish what they have begun."""
+        found = self._cluster.get(INFERENCE_SERVICE, name)
+        deadline = time.monotonic() + self._config.kserve.grace_seconds + _DELETE_SECONDS
+        while True:
+            isvc = self._cluster.get(INFERENCE_SERVICE, name)
+            ours = isvc is not None and found is not None and isvc["metadata"]["uid"] == found["metadata"]["uid"]
+            if isvc and ours and not isvc["metadata"].get("deletionTimestamp"):
+                self._cluster.delete(INFERENCE_SERVICE, isvc)
+            pods = [one["metadata"]["name"] for one in self._cluster.list(POD, {_ISVC_LABEL: name})]
+            if not ours and not pods:
+                return
+            if time.monotonic() > deadline:
+                left = f"pods {', '.join(pods)}" if pods else "the object itself (does the KServe controller run?)"
+                raise TargetError(f"InferenceService {name} was deleted, but is not gone: {left}")
+            self._lock.check()
+            self.wait(0.5)
+
+
+class _Watch:
+    """Watches all kinds that a rollout looks at; `wait` returns when any of them may have changed."""
+
+    def __init__(self, cluster: Cluster, selected: Mapping[str, str]):
+        self._cluster, self._selected = cluster, selected
+        self._changed, self._stopped = threading.Event(), threading.Event()
+        self._failed: ApiError | None = None
+        for kind in _WATCHED:
+            threading.Thread(target=self._follow, args=(kind,), name=f"watch {kind.plural}", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the watches; their threads end with their connections."""
+        self._stopped.set()
+        self._changed.set()
+
+    def wait(self, seconds: float) -> None:
+        """Return at a change, or after `seconds`. Raises ApiError when a kind cannot be watched."""
+        self._changed.wait(seconds)
+        self._changed.clear()
+        if self._failed:
+            raise self._failed
+
+    def _follow(self, kind: Kind) -> None:
+        try:
+            for _ in self._cluster.changes(kind, self._selected, self._stopped):
+                self._changed.set()
+        except ApiError as error:
+            self._failed = error
+            self._changed.set()
+
+
+_ISVC_LABEL = "serving.kserve.io/inferenceservice"
+_SERVICE_LABEL = "kubernetes.io/service-name"
+
+
+def services(cluster: Cluster) -> dict[str, Record]:
+    """Name -> record of every service that rollouts have brought to a namespace."""
+    routes = cluster.list(HTTP_ROUTE, {objects.MANAGED_BY: MANAGER})
+    return {str(one["metadata"]["name"]): read_record(one) for one in routes}
+
+
+def recorded_config(cluster: Cluster, service: str | None = None) -> RolloutConfig:
+    """The configuration that a service was last rolled out with; the only service when none is named.
+
+    Raises InputError when there is none, or several to choose from.
+    """
+    found = services(cluster)
+    if service is None and len(found) == 1:
+        service = next(iter(found))
+    if service is None and found:
+        raise InputError(f"there are several services ({', '.join(sorted(found))}); name one")
+    if service is None or service not in found or not found[service].config:
+        known = f"; known are {', '.join(sorted(found))}" if found else ""
+        raise InputError(f"no {service or 'service'} was rolled out to namespace {cluster.namespace}{known}")
+    return RolloutConfig.model_validate(found[service].config)
+
+
+def _digest(isvc: Object) -> str:
+    noted = cast("dict[str, str]", isvc["metadata"].get("annotations") or {})
+    return noted.get(f"{objects.PREFIX}digest", f"unknown ({isvc['metadata']['name']})")
+
+
+def _release_that_answers(client: httpx.Client) -> str | None:
+    with suppress(httpx.HTTPError):
+        response = client.get("/health")
+        if response.status_code == 200:
+            return response.headers.get(RELEASE_HEADER)
+    return None
+
+
+def _is_one_of(answered: str | None, wanted: Collection[str]) -> bool:
+    return answered in wanted if wanted else answered is None
+
+
+def _serves(pod: Object) -> bool:
+    """Whether its server runs; one that is ending is left out, since nothing new reaches it."""
+    statuses = cast("list[Object]", pod.get("status", {}).get("containerStatuses") or [])
+    running = any(one["name"] == objects.CONTAINER and one.get("started") for one in statuses)
+    return running and not pod["metadata"].get("deletionTimestamp")
+
+
+def _is_about(event: Object, name: str) -> bool:
+    about = str(event.get("involvedObject", {}).get("name", ""))
+    return about == name or about.startswith(f"{backend_of(name)}")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _camel(state: str) -> str:
+    """An Event's reason is one word: "watching 10 %" becomes Watching10."""
+    words = ("".join(letter for letter in word if letter.isalnum()) for word in state.split())
+    return "".join(word[:1].upper() + word[1:] for word in words)[:128] or "Changed"
+
+
+def _is_bad(state: str) -> bool:
+    return any(word in state for word in ("fail", "withdraw", "roll back", "rolled back"))

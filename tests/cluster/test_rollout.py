@@ -1,0 +1,144 @@
+"""The rollout on a real cluster: KServe's controller, real pods, a real gateway."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+
+from components.rollout import deliver
+from components.rollout.kserve import janitor
+from components.rollout.target import RolloutFailed
+from tests.cluster.faulty_proxy import FaultyProxy
+from tests.cluster.rolling import Rolling
+from tests.cluster.service import NAMESPACE, Service, digest_of
+from tests.components.rollout.kserve.fake_api import Fault
+from tests.components.rollout.test_real_server import make_artifact
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory):
+    """Two releases of a tiny random model, with golden answers of their own engine."""
+    root = tmp_path_factory.mktemp("releases")
+    return [make_artifact(root / name, "openvino", seed) for seed, name in enumerate(("first", "second"))]
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory):
+    """A release whose golden answers its engine does not give."""
+    return make_artifact(tmp_path_factory.mktemp("spoiled"), "openvino", 2, spoil=True)
+
+
+@pytest.fixture
+def service(cluster, tmp_path, monkeypatch):
+    for name, value in cluster.environment().items():
+        monkeypatch.setenv(name, value)
+    made = Service(cluster, tmp_path)
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def proxy(cluster, service, tmp_path, monkeypatch):
+    """The rollout speaks to the API server through this."""
+    made = FaultyProxy(cluster.kubeconfig)
+    monkeypatch.setenv("KUBECONFIG", str(made.kubeconfig(tmp_path / "kubeconfig")))
+    yield made
+    made.close()
+
+
+def test_two_releases_and_the_way_back(service, artifacts):
+    first, second = artifacts
+    assert service.roll(first)["action"] == "rolled out"
+    service.settled_on(digest_of(first))
+    pods = service.names("pod")
+    assert service.roll(first)["action"] == "already live"  # the same release again
+    assert service.names("pod") == pods
+    assert service.roll(second)["previous"] == digest_of(first)
+    service.settled_on(digest_of(second))
+    assert deliver.back(service.store, asked=service.config)["digest"] == digest_of(first)
+    service.settled_on(digest_of(first))
+    told = {words.partition(":")[0] for words in service.told()}
+    assert {"starting", "watching 10 %", "watching 50 %", "watching 100 %", "promoting", "removing", "live"} <= told
+
+
+def test_wrong_answers_are_rolled_back(service, artifacts, spoiled):
+    first, _ = artifacts
+    service.roll(first)
+    with pytest.raises(RolloutFailed, match=rf"golden answer 1 .* is .*, expected is .*{digest_of(first)} is live"):
+        service.roll(spoiled)
+    service.settled_on(digest_of(first))
+
+
+def test_an_api_server_that_fails_costs_time_and_nothing_else(service, proxy, artifacts):
+    """Every fifth request: 409 (of writes), 429, 500, a broken connection before it is heard, one after."""
+    first, second = artifacts
+    kinds = [(409, False), (429, False), (500, True), (0, False), (0, True)]
+
+    def fifth_of(turn, status):
+        def matches(method, path):
+            number = len(proxy.requests)
+            meant = number % 5 == 0 and number // 5 % len(kinds) == turn
+            return meant and "watch=" not in path and not (status == 409 and method == "GET")
+
+        return matches
+
+    proxy.faults = [
+        Fault(fifth_of(turn, status), status, times=10_000, after=after) for turn, (status, after) in enumerate(kinds)
+    ]
+    service.roll(first)
+    service.roll(second)
+    met = [10_000 - fault.times for fault in proxy.faults]
+    proxy.faults = []
+    assert min(met) >= 1 and sum(met) > 20, met
+    service.settled_on(digest_of(second))
+
+
+def test_a_cut_network_is_survived(service, proxy, artifacts):
+    """The way to the API server is cut for eight seconds while a candidate gets a tenth of the traffic."""
+    first, second = artifacts
+    service.roll(first)
+
+    def cut_it():
+        service.await_told("watching 10 %")
+        with proxy.cut():
+            time.sleep(8)
+
+    thread = threading.Thread(target=cut_it)
+    thread.start()
+    try:
+        service.roll(second, min_requests=12)
+    finally:
+        thread.join()
+    service.settled_on(digest_of(second))
+
+
+def test_the_janitor_finishes_what_was_killed(service, artifacts):
+    """Between two stages, with half of the traffic at the new release."""
+    first, second = artifacts
+    service.roll(first)
+    before = service.events()
+    rolling = Rolling(service, second)
+    service.await_told("watching 50 %", besides=before)
+    rolling.process.kill()
+    rolling.process.wait()
+    (did,) = [one for one in janitor.run(service.store, NAMESPACE) if one["service"] == service.name]
+    assert did["did"] == "finished"
+    service.settled_on(digest_of(second))
+
+
+def test_the_account_of_the_rollout_task_is_enough(service, cluster, artifacts, tmp_path, monkeypatch):
+    """Its Role alone: every verb that a rollout needs, and no more than that is asked for."""
+    first, second = artifacts
+    token = cluster.kubectl("create", "token", "rollout", "-n", "slipway-pipelines").strip()
+    kubeconfig = json.loads(cluster.kubectl("config", "view", "--raw", "-o", "json"))
+    kubeconfig["users"][0]["user"] = {"token": token}
+    (tmp_path / "rollout").write_text(json.dumps(kubeconfig))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "rollout"))
+    service.roll(first)
+    service.roll(second)
+    service.settled_on(digest_of(second))

@@ -1,0 +1,143 @@
+"""What is written into the cluster, and read back from it."""
+
+from __future__ import annotations
+
+import pytest
+
+from components.rollout.config import KServeConfig, RolloutConfig
+from components.rollout.kserve import objects
+from components.rollout.kserve.objects import Record, WentLive, read_record
+
+OLD, NEW = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+
+
+def config(strategy="surge", **changes) -> RolloutConfig:
+    return RolloutConfig(target="kserve", service="chat", strategy=strategy, kserve=KServeConfig(**changes))
+
+
+def predictor(**changes):
+    return objects.inference_service(config(**changes), "serving", OLD, {})["spec"]["predictor"]
+
+
+def test_an_inference_service_is_of_one_release():
+    made = objects.inference_service(config(), "serving", OLD, {"run": "r1", "commit": ""})
+    metadata = made["metadata"]
+    assert metadata["name"] == "chat-aaaaaaaaaa"
+    assert metadata["labels"]["slipway.dev/release"] == "aaaaaaaaaa"
+    assert metadata["labels"]["networking.kserve.io/visibility"] == "cluster-local"
+    assert metadata["annotations"]["slipway.dev/digest"] == OLD
+    assert metadata["annotations"]["slipway.dev/run"] == "r1"
+    assert "slipway.dev/commit" not in metadata["annotations"]  # what is not known is not said
+    assert made["spec"]["predictor"]["model"]["storageUri"] == "gs://slipway/releases/" + "a" * 64
+
+
+def test_names_fit_into_a_label():
+    service = RolloutConfig(service="s" * 40).service
+    assert len(objects.backend_of(objects.name_of(service, OLD))) <= 63
+
+
+def test_requests_are_limits_so_that_no_pod_is_evicted_for_another():
+    resources = predictor(cpu="500m", memory="4Gi", gpus=2)["model"]["resources"]
+    assert resources["requests"] == resources["limits"] == {"cpu": "500m", "memory": "4Gi", "nvidia.com/gpu": "2"}
+
+
+def test_no_autoscaler_changes_the_number_of_pods():
+    made = objects.inference_service(config(replicas=3), "serving", OLD, {})
+    assert made["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == "none"
+    assert made["spec"]["predictor"]["minReplicas"] == made["spec"]["predictor"]["maxReplicas"] == 3
+
+
+def test_what_is_not_set_is_left_to_the_runtime():
+    assert not {"nodeSelector", "tolerations"} & predictor().keys()
+    assert "image" not in predictor()["model"]
+    image = "r/serving@sha256:" + "0" * 64
+    placed = predictor(image=image, node_selector={"gpu": "l4"}, tolerations=[{"key": "gpu", "operator": "Exists"}])
+    assert placed["model"]["image"] == image
+    assert placed["nodeSelector"] == {"gpu": "l4"} and placed["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
+
+
+def test_a_server_is_told_how_long_it_may_drain():
+    assert predictor()["model"]["env"] == [{"name": "SLIPWAY_DRAIN_SECONDS", "value": "120"}]
+    assert predictor()["terminationGracePeriodSeconds"] > 120
+
+
+def test_where_there_is_room_for_one_pods_are_not_made_beside_each_other():
+    made = objects.inference_service(config(strategy="replace"), "serving", OLD, {})
+    assert made["spec"]["predictor"]["deploymentStrategy"] == {"type": "Recreate"}
+
+
+def test_a_route_gives_shares_and_leaves_nothing_out_but_zero():
+    made = objects.route(config(), "serving", Record(stable=OLD), {OLD: 90, NEW: 10, "sha256:" + "c" * 64: 0})
+    assert objects.weights_of(made) == {"chat-aaaaaaaaaa-predictor": 90, "chat-bbbbbbbbbb-predictor": 10}
+    assert made["spec"]["parentRefs"][0] | {"group": ""} == {
+        "group": "",
+        "kind": "Gateway",
+        "namespace": "slipway-system",
+        "name": "slipway",
+    }
+    assert "hostnames" not in made["spec"] and "resourceVersion" not in made["metadata"]
+
+
+def test_a_route_without_shares_is_attached_to_nothing():
+    made = objects.route(config(), "serving", Record(), {}, version="7")
+    assert not objects.is_attached(made) and objects.weights_of(made) == {}
+    assert made["metadata"]["resourceVersion"] == "7"
+
+
+def test_a_hostname_is_the_only_one_that_is_taken():
+    assert objects.route(config(hostname="chat.test"), "serving", Record(), {OLD: 100})["spec"]["hostnames"] == [
+        "chat.test"
+    ]
+
+
+def test_weights_are_read_as_the_gateway_api_means_them():
+    rules = [
+        {"backendRefs": [{"name": "a"}, {"name": "b", "weight": 0}]},
+        {"backendRefs": [{"name": "a", "weight": 3}]},
+        {},
+    ]
+    assert objects.weights_of({"spec": {"rules": rules}}) == {"a": 4}
+    assert objects.weights_of(None) == {}
+
+
+def test_a_record_survives_the_cluster():
+    record = Record(
+        stable=OLD,
+        candidate=NEW,
+        stopped=OLD,
+        state="watching 10 %",
+        reason="why",
+        since="2026-01-01T00:00:00Z",
+        history=(WentLive(OLD, "2026-01-01T00:00:00Z", "run-1"),),
+        config={"service": "chat"},
+    )
+    made = objects.route(config(), "serving", record, {OLD: 100})
+    assert read_record(made) == record
+    assert read_record(None) == Record()
+
+
+def test_the_history_keeps_the_newest():
+    entries = tuple(WentLive(f"sha256:{number}", "", "") for number in range(30))
+    kept = read_record(objects.route(config(), "serving", Record(history=entries), {})).history
+    assert kept == entries[-20:]
+
+
+def test_the_release_before_is_the_last_other_one():
+    entries = tuple(WentLive(digest, "", "") for digest in (NEW, OLD, OLD))
+    assert Record(stable=OLD, history=entries).previous == NEW
+    assert Record(stable=OLD, history=entries[1:]).previous is None
+
+
+@pytest.mark.parametrize("value", ["{", '[{"what": 1}]'])
+def test_an_annotation_that_a_person_has_broken_is_named(value):
+    with pytest.raises(ValueError, match=r"slipway\.dev/history"):
+        read_record({"metadata": {"annotations": {"slipway.dev/history": value}}})
+
+
+def test_an_event_names_its_object_and_fits_the_api():
+    route = objects.route(config(), "serving", Record(), {}) | {
+        "metadata": {"name": "chat", "namespace": "s", "uid": "u"}
+    }
+    made = objects.event(route, "Live", "x" * 5000, "2026-01-01T00:00:00Z", "1", warning=True)
+    assert made["involvedObject"]["uid"] == "u" and made["involvedObject"]["kind"] == "HTTPRoute"
+    assert made["type"] == "Warning" and len(made["message"]) == 1024

@@ -1,0 +1,440 @@
+"""The target against a cluster in memory: what it makes, sees, refuses, and leaves behind when it is cut off."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+
+from components.rollout.kserve.target import recorded_config, services
+from components.rollout.target import TargetError, Traffic
+from components.step_config import InputError
+from tests.components.rollout.kserve.fake_api import Fault
+
+
+@pytest.fixture
+def one(place):
+    return place.release("one")
+
+
+@pytest.fixture
+def two(place):
+    return place.release("two")
+
+
+def name(digest):
+    return f"chat-{digest[7:17]}"
+
+
+def roll(target, release):
+    """All that a rollout does to a target when everything goes well."""
+    digest, directory = release
+    target.apply(digest, directory)
+    target.route({digest: 100})
+    old = target.live() if target.observe().stable is None else target.observe().stable.digest
+    target.promote(digest)
+    if old and old != digest:
+        target.remove(old)
+
+
+@pytest.fixture
+def target(place):
+    made = place.target()
+    with made.hold():
+        yield made
+
+
+@pytest.fixture
+def served(target, one):
+    """A target where release `one` is live."""
+    roll(target, one)
+    return target
+
+
+# ----------------------------------------------------------------------------------------------- rollouts
+
+
+def test_nothing_is_there_at_first(target):
+    seen = target.observe()
+    assert (seen.live, seen.stable, seen.candidate, seen.retired) == (None, None, None, ())
+    assert target.live() is None and not seen.in_force and not seen.routed
+
+
+def test_a_candidate_gets_no_traffic(place, target, one):
+    target.apply(*one)
+    seen = target.observe()
+    assert seen.candidate.digest == one[0] and seen.candidate.state == "ready"
+    assert seen.live is None and seen.routed == {} and place.world.served == {}
+
+
+def test_a_first_release_goes_live(place, served, one):
+    seen = served.observe()
+    assert seen.live == seen.stable.digest == served.live() == one[0]
+    assert seen.candidate is None and seen.in_force and seen.routed == {one[0]: 100}
+    assert [entry["digest"] for entry in served.history()] == [one[0]]
+    assert seen.stable.origin.run_id == "test-1"
+    assert place.names() == {name(one[0])}
+
+
+def test_traffic_is_split_by_weight(place, served, one, two):
+    served.apply(*two)
+    for share in (10, 50):
+        served.route({one[0]: 100 - share, two[0]: share})
+        seen = served.observe()
+        assert seen.routed == {one[0]: 100 - share, two[0]: share} and seen.in_force and seen.live == one[0]
+        assert served._answers(100, {one[0], two[0]}).count(two[0]) == share
+
+
+def test_a_second_release_replaces_the_first(place, served, one, two):
+    roll(served, two)
+    seen = served.observe()
+    assert seen.live == two[0] and seen.previous == one[0] and seen.retired == ()
+    assert place.names() == {name(two[0])}
+    assert [entry["digest"] for entry in served.history()] == [one[0], two[0]]
+
+
+def test_a_replaced_release_is_seen_until_it_is_removed(served, one, two):
+    served.apply(*two)
+    served.route({two[0]: 100})
+    assert served.observe().live == two[0]  # switched, and not yet promoted
+    served.promote(two[0])
+    assert [old.digest for old in served.observe().retired] == [one[0]]
+    served.remove(one[0])
+    assert served.observe().retired == ()
+
+
+def test_every_step_may_be_repeated(place, served, two):
+    for _ in range(2):
+        served.apply(*two)
+    for _ in range(2):
+        served.route({two[0]: 100})
+    for _ in range(2):
+        served.promote(two[0])
+    assert len(served.history()) == 2
+    old = served.observe().retired[0].digest
+    for _ in range(2):
+        served.remove(old)
+    assert place.names() == {name(two[0])}
+
+
+def test_a_release_is_never_changed_where_it_serves(place, served, one):
+    before = place.api.one("inferenceservices", name(one[0]))["metadata"]["resourceVersion"]
+    served.apply(*one)
+    served.note("live")
+    assert place.api.one("inferenceservices", name(one[0]))["metadata"]["resourceVersion"] == before
+
+
+def test_what_is_routed_is_not_removed(served, one):
+    for end in (served.remove, served.stop):
+        with pytest.raises(TargetError, match="gets traffic and is not removed"):
+            end(one[0])
+
+
+def test_nothing_is_routed_to_servers_that_are_not_ready(place, served, one, two):
+    place.world.behaviour[two[0][7:17]] = "slow"
+    served.apply(*two)
+    with pytest.raises(TargetError, match="no server that is ready"):
+        served.route({one[0]: 90, two[0]: 10})
+    assert served.observe().routed == {one[0]: 100}
+
+
+def test_without_weights_nothing_is_served(place, served):
+    served.route({})
+    assert place.world.served == {} and served._answers(1, ()) == [None]
+    assert served.observe().routed == {}
+
+
+def test_a_gateway_that_does_not_follow_is_told(place, served, one, two):
+    served.apply(*two)
+    place.world.follows = False
+    with pytest.raises(TargetError, match=r"does not route by sha256:\w+ 100 after 2 s: its generation \d+ is not yet"):
+        served.route({two[0]: 100})
+
+
+def test_a_gateway_whose_status_runs_ahead_is_not_believed(place, served, one, two):
+    """It says that it has taken up the route, and still answers by the old one."""
+    served.apply(*two)
+    served_before = dict(place.world.served)
+    follow = place.world._follow
+
+    def only_says(route):
+        follow(route)
+        place.world.served = served_before
+
+    place.world._follow = only_says
+    with pytest.raises(TargetError, match=rf"it answers by {one[0]}"):
+        served.route({two[0]: 100})
+
+
+def test_the_stable_release_makes_room_and_comes_back(place, served, one):
+    served.route({})
+    served.stop(one[0])
+    seen = served.observe()
+    assert seen.stable.state == "stopped" and seen.live == one[0] and place.names() == set()
+    served.apply(*one)
+    assert served.observe().stable.state == "ready" and served.observe().candidate is None
+
+
+# ------------------------------------------------------------------------------------------------ failures
+
+
+@pytest.mark.parametrize(("how", "words"), [("no image", "cannot be pulled"), ("crash", "it broke")])
+def test_a_release_that_cannot_start_has_failed(place, target, one, how, words):
+    place.world.behaviour[one[0][7:17]] = how
+    target.apply(*one)
+    candidate = target.observe().candidate
+    assert candidate.state == "failed" and words in candidate.reason
+
+
+def test_a_release_that_is_late_has_failed(place, one):
+    place.world.behaviour[one[0][7:17]] = "slow"
+    target = place.target(ready_seconds=1)
+    with target.hold():
+        target.apply(*one)
+        time.sleep(2.1)  # the API tells moments in whole seconds
+        candidate = target.observe().candidate
+    assert candidate.state == "failed" and candidate.reason.startswith("not ready within 1 s")
+
+
+def test_a_failed_release_is_made_anew(place, target, one):
+    place.world.behaviour[one[0][7:17]] = "crash"
+    target.apply(*one)
+    first = place.api.one("inferenceservices", name(one[0]))["metadata"]["uid"]
+    place.world.behaviour.clear()
+    target.apply(*one)
+    assert target.observe().candidate.state == "ready"
+    assert place.api.one("inferenceservices", name(one[0]))["metadata"]["uid"] != first
+
+
+def test_a_candidate_that_a_person_deletes_has_failed(place, target, one):
+    target.apply(*one)
+    place.world._end(name(one[0]))
+    candidate = target.observe().candidate
+    assert candidate.state == "failed" and "was deleted, or never made" in candidate.reason
+
+
+def test_an_edited_route_is_seen(place, served, one):
+    route = json.loads(json.dumps(place.api.one("httproutes", "chat")))
+    route["spec"]["rules"][0]["backendRefs"][0]["name"] = "a-stranger"
+    place.api.put("httproutes", route)
+    seen = served.observe()
+    assert seen.routed == {"service a-stranger": 100} and not seen.in_force
+    served.note("live")  # a remark changes nobody's weights
+    assert served.observe().routed == {"service a-stranger": 100}
+    served.route({one[0]: 100})
+    assert served.observe().in_force
+
+
+def test_what_a_webhook_refuses_is_told_and_can_be_taken_back(place, target, one):
+    place.api.refuse = lambda plural, found: "no such runtime" if plural == "inferenceservices" else ""
+    with pytest.raises(TargetError, match="denied the request: no such runtime"):
+        target.apply(*one)
+    assert target.observe().candidate.state == "failed"
+    target.remove(one[0])
+    assert target.observe().candidate is None
+
+
+def test_pods_that_do_not_end_are_named(place, monkeypatch, one):
+    monkeypatch.setattr("components.rollout.kserve.target._DELETE_SECONDS", 0.5)
+    place.world.behaviour[one[0][7:17]] = "stuck"
+    target = place.target(kserve={"grace_seconds": 1})
+    with target.hold():
+        target.apply(*one)
+        with pytest.raises(TargetError, match=rf"was deleted, but is not gone: pods {name(one[0])}-predictor-x"):
+            target.remove(one[0])
+        assert target.observe().candidate is not None  # whoever comes next tries again
+
+
+@pytest.mark.parametrize("status", [429, 500, 503, 0])
+@pytest.mark.parametrize("after", [False, True], ids=["lost on the way", "answer lost"])
+def test_a_rollout_gets_through_a_failing_server(place, served, two, status, after):
+    """Every fourth write fails, whether it was carried out or not."""
+    writes = iter(range(10_000))
+    fails = Fault(lambda method, path: method != "GET" and next(writes) % 4 == 0, status, times=1000, after=after)
+    place.api.faults.append(fails)
+    roll(served, two)
+    assert fails.times < 1000
+    place.api.faults.clear()
+    assert served.observe().live == two[0] and place.names() == {name(two[0])}
+    assert len(served.history()) == 2
+
+
+def test_somebody_else_writing_the_route_costs_a_second_try_only(place, served, one):
+    """A controller writes its status between our reading and our writing."""
+    before = place.api.answer
+    times = iter(range(1000))
+
+    def busy(method, path, body):
+        if method == "PATCH" and "httproutes" in path and next(times) < 2:
+            route = place.api.one("httproutes", "chat")
+            route["metadata"]["labels"]["touched"] = "yes"
+            place.api.put("httproutes", route)
+        return before(method, path, body)
+
+    place.api.answer = busy
+    served.note("busy")
+    assert place.annotations()["slipway.dev/state"] == "busy"
+    assert place.api.one("httproutes", "chat")["metadata"]["labels"]["touched"] == "yes"
+
+
+@pytest.mark.parametrize(
+    ("verb", "plural", "act"),
+    [
+        ("create", "leases", lambda target, release: target.hold().__enter__()),
+        ("patch", "inferenceservices", lambda target, release: with_lock(target, lambda: target.apply(*release))),
+        ("patch", "httproutes", lambda target, release: with_lock(target, lambda: target.apply(*release))),
+        ("list", "pods", lambda target, release: target.observe()),
+        ("get", "gateways", lambda target, release: target.url),
+    ],
+)
+def test_a_missing_right_is_told_with_its_verb(place, one, verb, plural, act):
+    place.api.denied = {(verb, plural)}
+    with pytest.raises(TargetError, match=f'cannot {verb} resource "{plural}".*give this account that right'):
+        act(place.target(), one)
+
+
+def with_lock(target, act):
+    with target.hold():
+        act()
+
+
+def test_a_missing_right_to_watch_is_told(place, served):
+    with pytest.raises(TargetError, match='cannot watch resource "pods"'):
+        place.api.denied = {("watch", "pods")}
+        other = place.target(service="other")
+        with other.hold():
+            for _ in range(20):
+                other.wait(0.2)
+
+
+def test_an_event_that_cannot_be_written_stops_nothing(place, served, capsys):
+    place.api.denied = {("create", "events")}
+    served.note("live")
+    assert "event_not_written" in capsys.readouterr().out
+    assert place.annotations()["slipway.dev/state"] == "live"
+
+
+# -------------------------------------------------------------------------------------------- what is told
+
+
+def test_everything_can_be_read_from_the_cluster(place, served, one):
+    served.note("watching 10 %", "as planned")
+    noted = place.annotations()
+    assert noted["slipway.dev/stable"] == one[0] and noted["slipway.dev/state"] == "watching 10 %"
+    assert noted["slipway.dev/since"] and json.loads(noted["slipway.dev/history"])[0]["run_id"] == "test-1"
+    facts = place.api.one("inferenceservices", name(one[0]))["metadata"]["annotations"]
+    assert {facts[f"slipway.dev/{key}"] for key in ("run", "commit", "data-digest")} == {
+        "test",
+        "c0ffee",
+        "sha256:data",
+    }
+    assert served.observe().noted["state"] == "watching 10 %"
+    event = place.api.all("events")[-1]
+    assert event["reason"] == "Watching10" and event["message"] == "watching 10 %: as planned"
+    assert event["involvedObject"]["kind"] == "HTTPRoute" and event["type"] == "Normal"
+
+
+def test_the_configuration_stands_in_the_cluster(place, served):
+    assert recorded_config(place.cluster()) == place.config
+    assert recorded_config(place.cluster(), "chat") == place.config
+    assert services(place.cluster()).keys() == {"chat"}
+    with pytest.raises(InputError, match=r"no other was rolled out to namespace serving; known are chat"):
+        recorded_config(place.cluster(), "other")
+
+
+def test_two_services_must_be_named(place, served, two):
+    other = place.target(service="other")
+    with other.hold():
+        other.apply(*two)
+    with pytest.raises(InputError, match="there are several services"):
+        recorded_config(place.cluster())
+    assert served.observe().candidate is None
+
+
+def test_a_state_may_be_noted_before_anything_is_there(place, target):
+    target.note("starting")
+    assert place.annotations()["slipway.dev/state"] == "starting" and place.world.served == {}
+
+
+def test_requests_are_counted_at_every_server(place, served, one, two):
+    served.apply(*two)
+    place.world.counts = {one[0][7:17]: (90, 1), two[0][7:17]: (10, 2)}
+    assert served.traffic() == {one[0]: Traffic(91, 1), two[0]: Traffic(12, 2)}
+
+
+def test_half_a_count_is_none(place, served, one):
+    place.api.proxied = lambda *_: (500, {"x-slipway-release": one[0]}, b"")
+    with pytest.raises(TargetError, match=rf"metrics of pod {name(one[0])}-predictor-x cannot be read"):
+        served.traffic()
+
+
+def test_an_instance_is_asked_at_its_own_address(served, one):
+    url = served.observe().stable.url
+    with served.http(url, 2) as client:
+        reply = client.post("/generate", json={})
+    assert reply.headers["x-slipway-release"] == one[0] and reply.json()["path"] == "/generate"
+
+
+def test_the_public_address_is_the_gateways(place, served, one):
+    assert served.url == f"http://127.0.0.1:{place.world._gateway.server_port}"
+    with served.http(served.url, 2) as client:
+        assert client.get("/health").json()["release"] == one[0]
+
+
+def test_a_hostname_is_served_before_its_name_resolves(place, served):
+    port = place.world._gateway.server_port
+    named = place.target(kserve={"hostname": "chat.test"})
+    assert named.url == f"http://chat.test:{port}"
+    with named.http(named.url, 2) as client:
+        assert client.get("/health").json()["host"] == f"chat.test:{port}"
+
+
+def test_a_gateway_that_is_not_there_is_named(place):
+    place.api.drop("gateways", "slipway", "slipway-system")
+    with pytest.raises(TargetError, match=r"there is no Gateway slipway-system/slipway; apply manifests/"):
+        place.target().refuse_early()
+
+
+def test_a_gateway_without_an_address_is_named(place):
+    gateway = place.api.one("gateways", "slipway", "slipway-system")
+    place.api.put("gateways", gateway, {})
+    with pytest.raises(TargetError, match="has no address in its status"):
+        place.target().refuse_early()
+
+
+def test_a_cluster_that_lacks_kserve_is_refused_early(place):
+    place.api.missing_kinds = {"inferenceservices"}
+    with pytest.raises(TargetError, match=r"inferenceservices\.serving\.kserve\.io.*CustomResourceDefinition"):
+        place.target().refuse_early()
+    place.api.missing_kinds = set()
+    place.target().refuse_early()
+
+
+def test_a_change_ends_a_wait(place, target, one):
+    target.wait(1)  # the watches stand
+    timer = threading.Timer(0.2, lambda: target.apply(*one))
+    began = time.monotonic()
+    timer.start()
+    target.wait(10)
+    assert time.monotonic() - began < 5
+    timer.join()
+
+
+def test_who_is_at_work_is_told(place, target):
+    holder = place.target().held_by()
+    assert holder["run"] == "test" and holder["since"]
+
+
+def test_after_the_work_nobody_is(place):
+    with place.target().hold():
+        pass
+    assert place.target().held_by() is None
+
+
+def test_nothing_is_changed_without_the_lock(place, one):
+    target = place.target()
+    for act in (lambda: target.apply(*one), lambda: target.route({}), lambda: target.promote(one[0])):
+        with pytest.raises(TargetError, match="is not held"):
+            act()

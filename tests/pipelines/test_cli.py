@@ -1,0 +1,67 @@
+"""The commands about what is served, at both targets."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipelines.cli import DONE, FAILED, main
+
+RUN_FILE = """
+run: {store: %s}
+data: {sources: [a.jsonl]}
+base: {source: scratch, scratch: {corpus: [a.jsonl]}}
+rollout: {service: chat, target: %s}
+"""
+
+
+@pytest.fixture
+def run_file(tmp_path, monkeypatch):
+    """Writes a run file for a target; no cluster is at hand."""
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+
+    def write(target: str) -> str:
+        path = tmp_path / "mine.yaml"
+        path.write_text(RUN_FILE % (tmp_path / "store", target), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("command", [["rollout", "status"], ["serve"], ["trace"], ["chat"]], ids=" ".join)
+def test_the_target_of_the_command_line_goes_before_the_run_file_s(run_file, capsys, command):
+    assert main([*command, run_file("local"), "--target", "kserve"]) == FAILED
+    assert "KUBECONFIG" in capsys.readouterr().err
+    assert main([*command, run_file("kserve"), "--target", "local"]) == FAILED
+    error = capsys.readouterr().err
+    assert "chat" in error and "KUBECONFIG" not in error
+
+
+def test_going_back_on_a_cluster_asks_the_cluster(run_file, capsys):
+    assert main(["rollout", "back", "--run", run_file("kserve")]) == FAILED
+    assert "KUBECONFIG" in capsys.readouterr().err
+
+
+def test_an_unknown_target_is_wrong_usage(run_file, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["rollout", "status", run_file("local"), "--target", "gke"])
+    assert ended.value.code == 2
+    assert "local, kserve" in capsys.readouterr().err.replace("'", "")
+
+
+def test_down_ends_nothing_on_a_cluster_and_says_how(run_file, capsys):
+    assert main(["down", run_file("kserve")]) == FAILED
+    assert "kubectl -n slipway-serving delete" in capsys.readouterr().err
+
+
+def test_down_of_a_service_that_was_never_rolled_out_does_nothing(run_file, capsys):
+    assert main(["down", run_file("local"), "--json"]) == DONE
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_the_janitor_says_that_there_is_no_cluster(run_file, capsys):
+    run_file("kserve")
+    assert main(["rollout", "janitor"]) == FAILED
+    assert "KUBECONFIG" in capsys.readouterr().err
