@@ -184,6 +184,10 @@ def place(task: dsl.PipelineTask, placement: Placement, engine: Engine) -> dsl.P
     return task
 
 
+_EGRESS = {"resolve_champion": "cluster", "rollout": "cluster", "prepare_data": "https", "fetch_base": "https"}
+"""What a step's pod may reach, by the policies in manifests/base/network-policies.yaml; "none" is the storage alone."""
+
+
 def _choose_nodes(task: dsl.PipelineTask, resources: Resources) -> None:
     from kfp import kubernetes
 
@@ -201,6 +205,7 @@ def _furnish(task: dsl.PipelineTask, step: str, resources: Resources, placement:
 
     kubernetes.set_security_context(task, run_as_user=_USER, run_as_group=_USER, run_as_non_root=True)
     kubernetes.set_timeout(task, resources.hours * 3600)
+    kubernetes.add_pod_label(task, "slipway.dev/egress", _EGRESS.get(step, "none"))
     kubernetes.mount_pvc(task, pvc_name=placement.store.claim, mount_path=placement.store.path)
     kubernetes.use_field_path_as_env(task, env_name=RUN_ID_VARIABLE, field_path=_RUN_ID_FIELD)
     for secret in placement.secrets:

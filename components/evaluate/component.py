@@ -52,4 +52,4 @@ def evaluate(
     Store(settings).produce("evaluate", config.model_dump(), inputs, output, make)
     for name, value in read_metrics(output).items():
         metrics.log_metric(name, value)
-    shutil.copy2(output / "report.html", report.path)
+    shutil.copyfile(output / "report.html", report.path)

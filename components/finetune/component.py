@@ -44,4 +44,4 @@ def finetune(
     summary = json.loads((output / "training.json").read_bytes())
     for name, value in summary.items():
         metrics.log_metric(name, value)
-    shutil.copy2(output / "loss.html", loss_curve.path)
+    shutil.copyfile(output / "loss.html", loss_curve.path)

@@ -38,8 +38,8 @@ class KServeConfig(StepConfig):
     replicas: int = Field(default=1, ge=1)
     """Pods per release."""
 
-    cpu: str = Field(default="1", pattern=r"^[0-9]+(m|\.[0-9]+)?$")
-    """CPU that a pod asks for."""
+    cpu: str = Field(default="500m", pattern=r"^[0-9]+(m|\.[0-9]+)?$")
+    """CPU that a pod is sure to have; it may use what is free beside."""
 
     memory: str = Field(default="2Gi", pattern=r"^[0-9]+(Mi|Gi|Ti)$")
     """Memory that a pod asks for, and may not exceed."""

@@ -9,11 +9,14 @@ faster and keep neither promise.
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import secrets
+import shutil
+import tempfile
 import threading
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,20 @@ _LOOP_TURNS = 12
 _LOOP_PATIENCE_SECONDS = 0.25
 
 
+@contextmanager
+def _openable(file: Path) -> Iterator[Path]:
+    """The file itself, or a copy while the library reads it where the file may not be written.
+
+    The library opens a GGUF for writing and maps it so, though it never writes (openvino_genai 2026.4): a release on a
+    read-only volume, or write-protected by the store, would not load for anybody but root.
+    """
+    if os.access(file, os.W_OK):
+        yield file
+        return
+    with tempfile.TemporaryDirectory(prefix="slipway-gguf-") as folder:
+        yield Path(shutil.copyfile(file, Path(folder, file.name)))
+
+
 class OpenVinoEngine:
     """A release served by openvino_genai.ContinuousBatchingPipeline."""
 
@@ -42,9 +59,8 @@ class OpenVinoEngine:
         scheduler.enable_prefix_caching = False
         properties = _EXACT | ({"INFERENCE_NUM_THREADS": str(options.threads)} if options.threads else {})
         try:
-            self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-                str(directory / GGUF_FILE), scheduler, "CPU", properties
-            )
+            with _openable(directory / GGUF_FILE) as file:
+                self._pipeline = openvino_genai.ContinuousBatchingPipeline(str(file), scheduler, "CPU", properties)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot read {directory / GGUF_FILE}: {error}") from error
         self._end_token_ids = set(release.end_token_ids)

@@ -308,6 +308,10 @@ def _deadline(spec: dict[str, Any], setting: str) -> None:
     spec["activeDeadlineSeconds"] = int(setting)
 
 
+def _labels(spec: dict[str, Any], setting: dict[str, Any]) -> None:
+    """They choose network policies, which this cluster does not enforce: `jobs.run(cut=…)` takes the network away."""
+
+
 _SETTINGS = {
     "securityContext": _security_context,
     "pvcMount": _pvc_mount,
@@ -316,6 +320,7 @@ _SETTINGS = {
     "configMapAsEnv": _config_map_as_env,
     "fieldPathAsEnv": _field_path_as_env,
     "activeDeadlineSeconds": _deadline,
+    "podMetadata": _labels,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import socket
 import subprocess
@@ -31,6 +32,11 @@ SERVICE = "steps-smoke"
 ONLINE = frozenset({"resolve-champion", "rollout"})
 """The tasks that look at what is live, and change it. With a model from scratch and data on the volume, no other
 needs a network."""
+
+PROFILE = Placement(small=Resources(cpu="1", memory="4Gi"), steps={"rollout": Resources(cpu="250m", memory="1Gi")})
+"""Of the size of a small node: steps run one at a time, the rollout beside the server that it brings."""
+
+ROLLOUT = {"service": SERVICE, "target": "kserve", "kserve": {"cpu": "250m", "memory": "1Gi"}}
 
 ORDER = ["resolve-champion", "fetch-base", "prepare-data", "package-base", "finetune", "package-release", "evaluate"]
 
@@ -76,12 +82,12 @@ def run_on_laptop(folder: Path) -> Path:
 def run_in_cluster(cluster: Cluster, folder: Path, shared: Shared) -> PipelineRun:
     """The compiled pipeline's steps as Jobs."""
     shutil.copytree(ROOT / "data", shared.launcher / "data", dirs_exist_ok=True)
-    config = load(str(run_file(folder, "/mnt/slipway", {"service": SERVICE, "target": "kserve"})))
+    config = load(str(run_file(folder, "/mnt/slipway", ROLLOUT)))
     compile_pipeline(config, "test-cluster", folder / "pipeline.yaml")
     names = {step_images.CPU: "components", step_images.GPU: "components-cuda"}
     references = {compiled: images.build(name, cluster.place) for compiled, name in names.items()}
     documents = with_images(list(yaml.safe_load_all((folder / "pipeline.yaml").read_text())), references)
-    run = PipelineRun(cluster, documents, shared, "steps-smoke-1", ONLINE)
+    run = PipelineRun(cluster, documents, shared, f"steps-{secrets.token_hex(3)}", ONLINE)
     run.execute({}, seconds=600)
     return run
 
@@ -102,8 +108,7 @@ def both(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     remove = ("-n", "slipway-serving", "delete", "httproute,inferenceservice", "-l", f"slipway.dev/service={SERVICE}")
     cluster.kubectl(*remove, "--ignore-not-found")
     with pytest.MonkeyPatch.context() as patch:
-        # A profile of the size of this node: every step fits, one at a time.
-        patch.setitem(placement.PROFILES, "test-cluster", Placement(small=Resources(cpu="1", memory="4Gi")))
+        patch.setitem(placement.PROFILES, "test-cluster", PROFILE)
         try:
             yield Both(laptop, shared.store, run_in_cluster(cluster, folder / "cluster", shared))
         finally:
@@ -147,7 +152,8 @@ def test_each_pod_was_as_restricted_as_the_namespace_and_the_images_demand(both:
         (container,) = step.pod["containers"]
         context = container["securityContext"]
         assert (context["runAsUser"], context["runAsNonRoot"], context["readOnlyRootFilesystem"]) == (65532, True, True)
-        assert container["resources"]["requests"] == {"cpu": "1", "memory": "4Gi"}, name
+        asked = PROFILE.of(name.replace("-", "_"))
+        assert container["resources"]["requests"] == {"cpu": asked.cpu, "memory": asked.memory}, name
         assert "@sha256:" in container["image"]
 
 

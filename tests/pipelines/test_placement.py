@@ -130,6 +130,7 @@ def find_misfurnished(pipeline: ir.Pipeline) -> list[str]:
             "user": (config.security_context.run_as_user, config.security_context.run_as_non_root),
             "run": [(one.name, one.field_path) for one in config.field_path_as_env],
             "deadline": config.active_deadline_seconds > 0,
+            "labels": dict(config.pod_metadata.labels),
         }
         expected = {
             "volumes": [("slipway-store", "/mnt/slipway")],
@@ -140,12 +141,14 @@ def find_misfurnished(pipeline: ir.Pipeline) -> list[str]:
             "user": (65532, True),
             "run": [("SLIPWAY_RUN_ID", "metadata.labels['pipeline/runid']")],
             "deadline": True,
+            "labels": {"slipway.dev/egress": EGRESS.get(step, "none")},
         }
         wrong = [name for name in expected if found[name] != expected[name]]
         problems += [f"{step}: {name} is {found[name]}, not {expected[name]}" for name in wrong]
     return problems
 
 
+EGRESS = {"rollout": "cluster", "resolve-champion": "cluster", "prepare-data": "https", "fetch-base": "https"}
 TOKENS = {"rollout": "rollout-token", "resolve-champion": "reader-token"}
 _STORE_KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"}
 SECRETS = {"fetch-base": {"HF_TOKEN", *_STORE_KEYS}, "prepare-data": _STORE_KEYS, "rollout": _STORE_KEYS}

@@ -145,15 +145,16 @@ def read_record(route: Object | None) -> Record:
 def inference_service(config: RolloutConfig, namespace: str, digest: str, facts: Mapping[str, str]) -> Object:
     """The InferenceService of a release. `facts` (run, commit, …) stand as annotations for whoever looks."""
     kserve, name = config.kserve, name_of(config.service, digest)
-    resources: dict[str, str] = {"cpu": kserve.cpu, "memory": kserve.memory}
+    limits: dict[str, str] = {"memory": kserve.memory}
     if kserve.gpus:
-        resources["nvidia.com/gpu"] = str(kserve.gpus)
+        limits["nvidia.com/gpu"] = str(kserve.gpus)
     model: Object = {
         "modelFormat": {"name": _FORMAT},
         "runtime": kserve.runtime,
         "storageUri": release_uri(kserve.releases, digest),
         "env": [{"name": "SLIPWAY_DRAIN_SECONDS", "value": str(_whole(config.drain_seconds))}],
-        "resources": {"requests": resources, "limits": resources},
+        # processor time that nobody else asks for makes answers faster; a limit would only take it away
+        "resources": {"requests": {"cpu": kserve.cpu, **limits}, "limits": limits},
     }
     if kserve.image:
         model["image"] = kserve.image
@@ -259,6 +260,15 @@ def _part(found: Object, key: str) -> Object:
 def is_attached(found: Object | None) -> bool:
     """Whether a route names a gateway at all."""
     return bool(_part(found or {}, "spec").get("parentRefs"))
+
+
+def takes(found: Object, gateway: str, hostname: str) -> bool:
+    """Whether a route stands at a gateway (namespace/name) with this very hostname, or likewise without one."""
+    space, _, name = gateway.partition("/")
+    own = found["metadata"].get("namespace", "")
+    parents = cast("list[Object]", _part(found, "spec").get("parentRefs") or [])
+    attached = any(one["name"] == name and one.get("namespace", own) == space for one in parents)
+    return attached and (_part(found, "spec").get("hostnames") or []) == ([hostname] if hostname else [])
 
 
 def event(about: Object, reason: str, message: str, when: str, unique: str, warning: bool) -> Object:

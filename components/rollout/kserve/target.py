@@ -190,10 +190,22 @@ class KServeTarget:
             self._watch.wait(seconds)
 
     def refuse_early(self) -> None:
-        """See Target.refuse_early: the namespace, the kinds and the gateway are there, and this account may look."""
+        """See Target.refuse_early: namespace, kinds and gateway are there, the address is free, and we may look."""
         self._public()
         for kind in _WATCHED:
             self._cluster.list(kind, labels(self._service))
+        self._refuse_taken()
+
+    def _refuse_taken(self) -> None:
+        """Raises TargetError when another service answers at the public address: the older route wins."""
+        for other in self._cluster.list(HTTP_ROUTE, {objects.MANAGED_BY: MANAGER}):
+            name, kserve = other["metadata"]["name"], self._config.kserve
+            if name != self._service and objects.takes(other, kserve.gateway, kserve.hostname):
+                host = kserve.hostname or "every host"
+                raise TargetError(
+                    f"service {name} takes {host} of Gateway {kserve.gateway} already, so {self._service} would get no "
+                    "request; give each its own rollout.kserve.hostname, or remove that HTTPRoute"
+                )
 
     def _route(self) -> Object | None:
         return self._cluster.get(HTTP_ROUTE, self._service)
@@ -318,6 +330,7 @@ class KServeTarget:
     def apply(self, digest: str, release: Path) -> None:
         """See Target.apply."""
         self._lock.check()
+        self._refuse_taken()
         name = name_of(self._service, digest)
         found = self._cluster.get(INFERENCE_SERVICE, name)
         if found and _digest(found) != digest:

@@ -36,9 +36,10 @@ def test_names_fit_into_a_label():
     assert len(objects.backend_of(objects.name_of(service, OLD))) <= 63
 
 
-def test_requests_are_limits_so_that_no_pod_is_evicted_for_another():
+def test_memory_and_gpus_are_reserved_and_processor_time_has_no_limit():
     resources = predictor(cpu="500m", memory="4Gi", gpus=2)["model"]["resources"]
-    assert resources["requests"] == resources["limits"] == {"cpu": "500m", "memory": "4Gi", "nvidia.com/gpu": "2"}
+    assert resources["requests"] == {"cpu": "500m", "memory": "4Gi", "nvidia.com/gpu": "2"}
+    assert resources["limits"] == {"memory": "4Gi", "nvidia.com/gpu": "2"}
 
 
 def test_no_autoscaler_changes_the_number_of_pods():

@@ -345,7 +345,7 @@ def test_the_configuration_stands_in_the_cluster(place, served):
 
 
 def test_two_services_must_be_named(place, served, two):
-    other = place.target(service="other")
+    other = place.target(service="other", kserve={"hostname": "other.test"})
     with other.hold():
         other.apply(*two)
     with pytest.raises(InputError, match="there are several services"):
@@ -410,6 +410,24 @@ def test_a_cluster_that_lacks_kserve_is_refused_early(place):
         place.target().refuse_early()
     place.api.missing_kinds = set()
     place.target().refuse_early()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "taken"), [("", "", True), ("a.test", "a.test", True), ("a.test", "", False)]
+)
+def test_an_address_of_another_service_is_refused_early(place, one, theirs, ours, taken):
+    other = place.target(service="other", kserve={"hostname": theirs})
+    with other.hold():
+        roll(other, one)
+    target = place.target(kserve={"hostname": ours})
+    if not taken:
+        target.refuse_early()
+        return
+    with pytest.raises(TargetError, match=r"service other takes .* of Gateway slipway-system/slipway already"):
+        target.refuse_early()
+    with target.hold(), pytest.raises(TargetError, match="remove that HTTPRoute"):
+        target.apply(*one)
+    assert place.names() == {f"other-{one[0].removeprefix('sha256:')[:10]}"}
 
 
 def test_a_change_ends_a_wait(place, target, one):
