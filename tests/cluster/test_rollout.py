@@ -9,7 +9,7 @@ import time
 import pytest
 
 from components.rollout import deliver
-from components.rollout.kserve import janitor
+from components.rollout.kserve import janitor, lease
 from components.rollout.target import RolloutFailed
 from tests.cluster.faulty_proxy import FaultyProxy
 from tests.cluster.rolling import Rolling
@@ -129,6 +129,29 @@ def test_the_janitor_finishes_what_was_killed(service, artifacts):
     (did,) = [one for one in janitor.run(service.store, NAMESPACE) if one["service"] == service.name]
     assert did["did"] == "finished"
     service.settled_on(digest_of(second))
+
+
+def test_the_janitors_own_pod_finishes_what_was_killed(cluster, service, artifacts):
+    """From the CronJob's template, with its account and image, once the lock of the dead process has expired."""
+    cluster.use_images("serving", "components")
+    first, second = artifacts
+    service.roll(first)
+    before = service.events()
+    rolling = Rolling(service, second)
+    service.await_told("watching 50 %", besides=before)
+    rolling.process.kill()
+    rolling.process.wait()
+    time.sleep(lease.SECONDS + 2)
+    job = f"janitor-{service.name}"
+    there = ("-n", "slipway-pipelines")
+    cluster.kubectl("create", "job", job, "--from=cronjob/rollout-janitor", *there)
+    try:
+        cluster.kubectl("wait", f"job/{job}", "--for=condition=complete", "--timeout=300s", *there, seconds=310)
+        log = cluster.kubectl("logs", f"job/{job}", *there)
+    finally:
+        cluster.kubectl("delete", "job", job, *there)
+    service.settled_on(digest_of(second))
+    assert any(service.name in line and "finished" in line for line in log.splitlines()), log
 
 
 def test_the_account_of_the_rollout_task_is_enough(service, cluster, artifacts, tmp_path, monkeypatch):

@@ -36,7 +36,12 @@ needs a network."""
 PROFILE = Placement(small=Resources(cpu="1", memory="4Gi"), steps={"rollout": Resources(cpu="250m", memory="1Gi")})
 """Of the size of a small node: steps run one at a time, the rollout beside the server that it brings."""
 
-ROLLOUT = {"service": SERVICE, "target": "kserve", "kserve": {"cpu": "250m", "memory": "1Gi"}}
+# a host name of its own, so that it shares the gateway with whatever else is live there
+ROLLOUT = {
+    "service": SERVICE,
+    "target": "kserve",
+    "kserve": {"cpu": "250m", "memory": "1Gi", "hostname": f"{SERVICE}.test"},
+}
 
 ORDER = ["resolve-champion", "fetch-base", "prepare-data", "package-base", "finetune", "package-release", "evaluate"]
 
