@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help run test smoke lint format typecheck compile serve chat down clean check-pins setup
-.PHONY: cluster cluster-images cluster-down test-cluster test-cluster-full
+.PHONY: terraform-test terraform-test-full cluster cluster-images cluster-down test-cluster test-cluster-full
 
 VENV ?= .venv
 PYTHON ?=
@@ -14,14 +14,14 @@ GUARDED := components/quality_gate/*,components/rollout/*,components/*/config.py
 FLOOR := 85
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' Makefile
 	@echo "  PYTHON=/path/to/python3.11 chooses the interpreter, ARGS='-k gate' passes arguments to pytest"
 
 run: $(VENV)/.ready-run ## Train, judge and serve the laptop model; ends with its address
 	@$(BIN)/slipway run laptop
 
 test: $(VENV)/.ready-test ## Run all tests, with coverage.xml and a floor for gate, rollout and schemas
-	@SLIPWAY_CLUSTER=off $(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadfile --cov --cov-report=xml)
+	@SLIPWAY_CLUSTER=off SLIPWAY_TERRAFORM=off $(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadfile --cov --cov-report=xml)
 	@$(if $(ARGS),,$(BIN)/coverage report --include='$(GUARDED)' --skip-covered --fail-under=$(FLOOR))
 
 smoke: $(VENV)/.ready-run ## The whole path with a tiny model, in about a minute
@@ -66,6 +66,12 @@ test-cluster: $(VENV)/.ready-test ## Tests on that cluster, without those marked
 
 test-cluster-full: $(VENV)/.ready-test ## All tests on that cluster: every fault, every kill, the load
 	@SLIPWAY_CLUSTER=required $(BIN)/python -m pytest tests/cluster $(ARGS)
+
+terraform-test: $(VENV)/.ready-test ## Format, validate and test terraform/ with a mock provider; skipped with the reason without terraform
+	@$(BIN)/python -m pytest tests/terraform -m "not slow" $(ARGS)
+
+terraform-test-full: $(VENV)/.ready-test ## The same, and each validation switched off in turn
+	@$(BIN)/python -m pytest tests/terraform $(ARGS)
 
 check-pins: $(VENV)/.ready-test ## Ask the package index whether every pin has wheels for each platform and Python
 	@$(BIN)/python tests/check_pins.py

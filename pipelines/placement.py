@@ -155,7 +155,7 @@ PROFILES: dict[str, Placement] = {
         "48Gi",
     ),
     "a100": _profile(
-        Resources("11", "80Gi", 1, "nvidia-tesla-a100", hours=48),
+        Resources("11", "72Gi", 1, "nvidia-tesla-a100", hours=48),
         Resources("7", "28Gi", 1, "nvidia-l4", spot=True),
         "48Gi",
     ),

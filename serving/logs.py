@@ -34,6 +34,7 @@ class JsonFormatter(logging.Formatter):
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
+            "severity": record.levelname,  # what Cloud Logging reads
             "logger": record.name,
             "message": record.getMessage(),
         }

@@ -128,13 +128,25 @@ def meanwhile(service: Service, state: str, act: Callable[[], object]) -> thread
     ("name", "fault", "words", "within"),
     [
         ("crash loop", "crashes", "this server never starts", 60),
-        ("never ready", "unready", rf"not ready within {READY_SECONDS} s: .*health.* 503", READY_SECONDS + 60),
+        pytest.param(
+            "never ready",
+            "unready",
+            rf"not ready within {READY_SECONDS} s: .*does not answer /health",
+            READY_SECONDS + 60,
+            marks=pytest.mark.full,
+        ),
         ("out of memory", "memory", "more memory than its limit", 90),
         ("golden answers differ", "differs", r"golden answer 1 .*: token \d+ is \d+, expected is \d+", 120),
-        ("slow: an answer takes a minute", "slow", "no answer within 5 s", 120),
+        pytest.param("slow: an answer takes a minute", "slow", "no answer within 5 s", 120, marks=pytest.mark.full),
         ("hangs after it was ready", "hangs", "no answer within 5 s|does not answer|not ready", 150),
-        ("answers no more, /health does", "stuck", "no answer within 5 s", 150),
-        ("ends after it was ready", "dies", "ended|restarted|again|RemoteProtocolError|HTTP 50", 150),
+        pytest.param("answers no more, /health does", "stuck", "no answer within 5 s", 150, marks=pytest.mark.full),
+        pytest.param(
+            "ends after it was ready",
+            "dies",
+            "ended|restarted|again|RemoteProtocolError|HTTP 50",
+            150,
+            marks=pytest.mark.full,
+        ),
     ],
 )
 def test_a_bad_candidate_is_rolled_back(
@@ -364,6 +376,7 @@ def test_an_api_server_that_takes_no_change_of_the_route(
     table.add(Line(name, f"interrupted, then {which}", ended.seconds, ended.reason))
 
 
+@pytest.mark.full
 def test_a_network_that_stays_cut(service: Service, proxy: FaultyProxy, artifacts: list[Path], table: Table) -> None:
     old, new = artifacts
     healed = threading.Event()
@@ -451,6 +464,7 @@ def test_two_at_once(service: Service, artifacts: list[Path], table: Table) -> N
     table.add(Line("two rollouts at once", "new", seconds, lost))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("after", [0.0, 0.7])
 def test_killed_at_every_step(
     service: Service, artifacts: list[Path], table: Table, tmp_path: Path, after: float

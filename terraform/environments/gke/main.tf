@@ -1,0 +1,69 @@
+locals {
+  name   = "slipway-${local.short}"
+  short  = { ephemeral = "eph", dev = "dev", prod = "prod" }[var.environment] # accounts' names end at 30 characters
+  labels = { app = "slipway", environment = var.environment }
+}
+
+module "project_services" {
+  source = "../../modules/project_services"
+
+  project_id = var.project_id
+  services = [
+    "artifactregistry.googleapis.com",
+    "billingbudgets.googleapis.com",
+    "binaryauthorization.googleapis.com",
+    "certificatemanager.googleapis.com",
+    "cloudresourcemanager.googleapis.com",
+    "compute.googleapis.com",
+    "container.googleapis.com",
+    "containerfilesystem.googleapis.com", # image streaming
+    "containerscanning.googleapis.com",
+    "containersecurity.googleapis.com",
+    "file.googleapis.com",
+    "iam.googleapis.com",
+    "iamcredentials.googleapis.com",
+    "iap.googleapis.com",
+    "logging.googleapis.com",
+    "monitoring.googleapis.com",
+    "secretmanager.googleapis.com",
+    "servicenetworking.googleapis.com",
+    "sqladmin.googleapis.com",
+    "storage.googleapis.com",
+    "sts.googleapis.com",
+  ]
+}
+
+module "network" {
+  source = "../../modules/network"
+
+  project_id = module.project_services.project_id
+  name       = local.name
+  region     = var.region
+  ranges     = var.ranges
+}
+
+module "cluster" {
+  source = "../../modules/cluster"
+
+  project_id          = module.project_services.project_id
+  name                = local.name
+  region              = var.region
+  zones               = var.zones
+  network             = module.network.network
+  control_plane       = var.control_plane
+  deletion_protection = var.deletion_protection
+  labels              = local.labels
+  images = {
+    mode    = var.images.mode
+    allowed = concat(["${module.registry.address}/**"], var.images.allowed)
+  }
+}
+
+module "node_pools" {
+  source = "../../modules/node_pools"
+
+  project_id = module.project_services.project_id
+  cluster    = module.cluster.cluster
+  node_tag   = module.network.network.node_tag
+  pools      = var.pools
+}

@@ -1,0 +1,11 @@
+module "monitoring" {
+  source = "../../modules/monitoring"
+
+  project_id = module.project_services.project_id
+  name       = local.name
+  region     = var.region
+  cluster    = module.cluster.cluster.name
+  emails     = var.monitoring.emails
+  log_days   = var.monitoring.log_days
+  budget     = var.monitoring.budget
+}

@@ -1,0 +1,73 @@
+# What `slipway` and the manifests read: `terraform output -raw platform_env`. README.md explains each line.
+locals {
+  platform = merge(
+    {
+      # read by the command line (.env.example)
+      SLIPWAY_REGISTRY       = module.registry.address
+      VERTEX_PROJECT         = module.project_services.project_id
+      VERTEX_LOCATION        = var.region
+      VERTEX_PIPELINE_ROOT   = "${module.storage.urls["pipelines"]}/vertex"
+      VERTEX_SERVICE_ACCOUNT = module.workload_identity.accounts["steps"].email
+
+      # read by the manifests
+      PLATFORM_ENVIRONMENT        = var.environment
+      PLATFORM_PROJECT            = module.project_services.project_id
+      PLATFORM_LOCATION           = module.cluster.cluster.location
+      PLATFORM_CLUSTER            = module.cluster.cluster.name
+      PLATFORM_NODES_RANGE        = coalesce(var.ranges.nodes, "10.0.0.0/22")
+      PLATFORM_DATA               = module.storage.urls["data"]
+      PLATFORM_CHECKPOINTS        = module.storage.urls["checkpoints"]
+      PLATFORM_RELEASES           = module.storage.urls["releases"]
+      PLATFORM_PIPELINES          = module.storage.urls["pipelines"]
+      PLATFORM_SECRETS            = join(",", module.secrets.names)
+      PLATFORM_DATABASE_PIPELINES = try(module.database.instances["pipelines"].connection, "")
+      PLATFORM_DATABASE_MLFLOW    = try(module.database.instances["mlflow"].connection, "")
+    },
+    { for key, account in module.workload_identity.accounts : "PLATFORM_ACCOUNT_${upper(key)}" => account.email },
+    { for key in ["hostname", "address", "ip", "certificate_map", "ssl_policy", "security_policy"] :
+    "PLATFORM_EDGE_${upper(key)}" => try(module.edge[0].edge[key], "") },
+    { PLATFORM_EDGE_IAP = tostring(!try(var.edge.public, true)) },
+  )
+}
+
+output "platform" {
+  description = "What the command line and the manifests need, by the names of the environment file."
+  value       = local.platform
+}
+
+output "platform_env" {
+  description = "The same as one file of NAME=VALUE lines: `set -a; . FILE; set +a`, and Kustomize's `envs`."
+  value       = join("", [for name, value in local.platform : "${name}=${value}\n"])
+}
+
+output "credentials_command" {
+  description = "Makes kubectl speak to the cluster."
+  value       = "gcloud container clusters get-credentials ${module.cluster.cluster.name} --project ${var.project_id} --location ${module.cluster.cluster.location} --dns-endpoint"
+}
+
+output "gpu_quota" {
+  description = "GPU type -> how many the pools may hold together; `gcloud compute regions describe` says what the project has."
+  value       = module.node_pools.gpus_at_most
+}
+
+output "dns_records" {
+  description = "What to write into the DNS zone: the address, and the record that proves the name to Google."
+  value = var.edge == null ? null : {
+    address     = { name = var.edge.hostname, type = "A", data = module.edge[0].edge.ip }
+    certificate = module.edge[0].certificate_record
+  }
+}
+
+output "github" {
+  description = "Values for the repository's variables: provider, and each job's account."
+  value = var.github == null ? null : {
+    workload_identity_provider = module.identity_github[0].provider
+    demo_service_account       = google_service_account.demo[0].email
+    service_accounts           = { for key, account in module.identity_github[0].accounts : key => account.email }
+  }
+}
+
+output "log_bucket" {
+  description = "Where server's and steps' log lines are kept."
+  value       = module.monitoring.log_bucket
+}

@@ -1,0 +1,16 @@
+output "network" {
+  description = "What the cluster's nodes need of the network: ids of network and subnet, names of the ranges, the nodes' tag."
+  value = {
+    id             = google_compute_network.network.id
+    subnet         = google_compute_subnetwork.nodes.id
+    pods_range     = local.range_names.pods
+    services_range = local.range_names.services
+    node_tag       = local.node_tag
+  }
+}
+
+output "private_services_network" {
+  description = "Id of the network, once Google's private services are peered with it: databases wait for that."
+  value       = google_compute_network.network.id
+  depends_on  = [google_service_networking_connection.private_services]
+}

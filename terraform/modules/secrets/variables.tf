@@ -1,0 +1,33 @@
+variable "project_id" {
+  description = "Project of the secrets."
+  type        = string
+}
+
+variable "region" {
+  description = "Where the values lie."
+  type        = string
+}
+
+variable "deletion_protection" {
+  description = "Terraform refuses to destroy the secrets; ephemeral environments switch it off."
+  type        = bool
+  default     = true
+}
+
+variable "secrets" {
+  description = "Name -> what it is, and who may read it (name -> member)."
+  type = map(object({
+    description = string
+    readers     = optional(map(string), {})
+  }))
+
+  validation {
+    condition     = alltrue([for key in keys(var.secrets) : can(regex("^[a-z][a-z0-9-]{1,62}$", key))])
+    error_message = "secrets: names ${jsonencode(keys(var.secrets))} must be small letters, digits and hyphens, beginning with a letter."
+  }
+
+  validation {
+    condition     = alltrue(flatten([for one in values(var.secrets) : [for member in values(one.readers) : startswith(member, "serviceAccount:")]]))
+    error_message = "secrets: readers ${jsonencode(distinct(flatten([for one in values(var.secrets) : values(one.readers)])))} must be service accounts; people write secrets, programs read them."
+  }
+}

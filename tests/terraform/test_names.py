@@ -1,0 +1,147 @@
+"""Terraform, manifests, placement, server and command line mean the same things by the same names."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from components.rollout.config import KServeConfig
+from pipelines.placement import PROFILES, Resources
+from serving.settings import environment_names
+from terraform import costs
+from tests.terraform import hcl
+from tests.terraform.workspace import ROOT, TERRAFORM
+
+GKE = TERRAFORM / "environments" / "gke"
+MACHINES: dict[str, dict[str, Any]] = costs.read_prices()["machines"]
+
+SERVED = {"dev": ("cpu", "l4"), "prod": ("cpu", "l4", "a100", "h100x8")}
+"""Environment -> profiles of pipelines/placement.py whose steps all find a node there."""
+
+
+def read(path: str) -> str:
+    return (ROOT / path).read_text()
+
+
+def allocatable(machine: dict[str, Any]) -> tuple[float, float]:
+    """CPUs and GiB that GKE leaves to pods (https://cloud.google.com/kubernetes-engine/docs/concepts/plan-node-sizes)."""
+    memory, left, reserved = machine["memory_gib"], float(machine["memory_gib"]), 0.1
+    for width, share in ((4, 0.25), (4, 0.20), (8, 0.10), (112, 0.06), (float("inf"), 0.02)):
+        reserved += min(left, width) * share
+        left = max(left - width, 0)
+    cpus = machine["vcpus"]
+    taken = 0.06 + 0.01 + 0.005 * 2 + 0.0025 * max(cpus - 4, 0)
+    return cpus - taken, memory - reserved
+
+
+def fits(resources: Resources, pool: dict[str, Any]) -> bool:
+    """Whether a pod with these resources may run, and has room, on the pool's nodes."""
+    machine = MACHINES[pool["machine_type"]]
+    spot = pool.get("provisioning") == "spot"
+    cpus, memory = allocatable(machine)
+    if resources.gpus:
+        right = machine.get("gpu") == resources.accelerator and machine["gpus"] >= resources.gpus
+        right = right and spot == resources.spot
+    else:
+        right = "gpu" not in machine and not spot
+    return right and float(resources.cpu) <= cpus and float(resources.memory.removesuffix("Gi")) <= memory
+
+
+def homeless(profile: str, environment: str) -> list[str]:
+    """Steps of a profile that no pool of an environment can hold."""
+    pools = costs.read_tfvars(GKE / f"{environment}.tfvars")["pools"].values()
+    placement = PROFILES[profile]
+    steps = {"any other": placement.small, **placement.steps}
+    return [step for step, resources in steps.items() if not any(fits(resources, pool) for pool in pools)]
+
+
+@pytest.mark.parametrize(("profile", "environment"), [(one, name) for name, many in SERVED.items() for one in many])
+def test_every_step_finds_a_node(profile: str, environment: str):
+    assert homeless(profile, environment) == []
+
+
+def test_a_step_without_a_node_is_noticed():
+    assert homeless("h100x8", "ephemeral") != []
+
+
+def test_gpu_machines_are_those_of_the_module():
+    known = re.findall(
+        r'"([\w-]+)" += \{ type = "([\w-]+)", count = (\d+)', (TERRAFORM / "modules/node_pools/gpu.tf").read_text()
+    )
+    module = {name: (type_, int(count)) for name, type_, count in known}
+    priced = {name: (one["gpu"], one["gpus"]) for name, one in MACHINES.items() if "gpu" in one}
+    assert priced == {name: module[name] for name in priced}
+
+
+def test_google_accounts_are_bound_to_accounts_of_the_manifests():
+    bound = set(
+        re.findall(r'namespace += "(slipway-[\w-]+)"[,\s]+name += "([\w-]+)"', (GKE / "identities.tf").read_text())
+    )
+    objects = list(yaml.safe_load_all(read("manifests/base/accounts.yaml")))
+    made = {(one["metadata"]["namespace"], one["metadata"]["name"]) for one in objects}
+    upstream = {("slipway-system", "mlflow")}  # comes with MLflow's own manifests
+    assert bound - made <= upstream
+    assert {("slipway-pipelines", "pipeline-step"), ("slipway-serving", "predictor")} <= bound
+
+
+def test_serving_namespace():
+    namespace = KServeConfig().namespace
+    assert f'namespace = "{namespace}"' in (GKE / "identities.tf").read_text()
+
+
+def test_releases_address_is_one_that_a_run_file_takes():
+    KServeConfig(releases="gs://my-project-dev-releases")
+
+
+def test_platform_file_sets_variables_that_the_command_line_reads():
+    example = set(re.findall(r"^#?([A-Z][A-Z0-9_]*)=", read(".env.example"), re.MULTILINE))
+    known = example | set(re.findall(r'"((?:VERTEX|KFP)_[A-Z_]+)"', read("pipelines/vertex.py")))
+    assert {name for name in platform_names() if not name.startswith("PLATFORM_")} <= known
+
+
+def platform_names() -> set[str]:
+    text = (GKE / "outputs.tf").read_text()
+    accounts = re.findall(r"^    (\w+) += \{", (GKE / "identities.tf").read_text(), re.MULTILINE)[:5]
+    edge = re.search(r"for key in (\[.*?\])", text)
+    assert edge
+    names = set(re.findall(r"^\s+\{? ?([A-Z][A-Z_]+) += ", text, re.MULTILINE))
+    names |= {f"PLATFORM_ACCOUNT_{key.upper()}" for key in accounts}
+    return names | {f"PLATFORM_EDGE_{key.upper()}" for key in yaml.safe_load(edge[1])}
+
+
+def test_platform_file_is_documented():
+    told = set(re.findall(r"^\| `([A-Z_]+)`", (GKE / "README.md").read_text(), re.MULTILINE))
+    assert told == platform_names()
+
+
+def test_alerts_name_metrics_that_the_server_has():
+    queries = hcl.read(TERRAFORM / "modules" / "monitoring")
+    used = set(re.findall(r"\bslipway_\w+", "\n".join(one.body for one in queries)))
+    source = read("serving/metrics.py")
+    kinds = re.findall(r'(Counter|Histogram|Gauge)\(\s*"(\w+)"', source)
+    endings = {"Counter": ["_total"], "Histogram": ["_bucket", "_sum", "_count"], "Gauge": [""]}
+    known = {name + ending for kind, name in kinds for ending in endings[kind]} | {name for _, name in kinds}
+    assert used and used <= known
+
+
+def test_log_filters_name_fields_that_the_server_writes():
+    text = (TERRAFORM / "modules/monitoring/logs.tf").read_text()
+    used = set(re.findall(r"jsonPayload\.(\w+)", text))
+    assert used <= {"logger", "message", "release", "status", "level", "request_id"}
+    assert 'getLogger("serving.access")' in read("serving/middleware.py") and "serving.access" in text
+
+
+def test_cloud_run_sets_variables_that_the_server_reads():
+    text = (TERRAFORM / "environments/cloudrun/main.tf").read_text()
+    own = {"RELEASE_URI"}  # read by the command itself
+    assert set(re.findall(r"\b(HOST|SLIPWAY_\w+|RELEASE_URI) +=", text)) - own <= set(environment_names().values())
+
+
+def test_cloud_run_calls_what_the_image_has():
+    text = (TERRAFORM / "environments/cloudrun/main.tf").read_text()
+    server, fetch = read("serving/__main__.py"), read("serving/fetch/__main__.py")
+    assert all(flag in server for flag in ('"--release"', '"--model"'))
+    assert '"uri"' in fetch and '"destination"' in fetch and "python -m serving.fetch" in text
