@@ -131,7 +131,7 @@ def meanwhile(service: Service, state: str, act: Callable[[], object]) -> thread
         pytest.param(
             "never ready",
             "unready",
-            rf"not ready within {READY_SECONDS} s: .*does not answer /health",
+            rf"not ready within {READY_SECONDS} s: .*not answer /health",
             READY_SECONDS + 60,
             marks=pytest.mark.full,
         ),

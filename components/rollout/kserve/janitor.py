@@ -10,7 +10,7 @@ from components.rollout.config import RolloutConfig
 from components.rollout.deliver import finish
 from components.rollout.kserve.client import Cluster
 from components.rollout.kserve.objects import Record
-from components.rollout.kserve.target import KServeTarget, services
+from components.rollout.kserve.target import UNREADABLE, KServeTarget, services
 from components.rollout.target import ChampionMoved, RolloutBusy, RolloutFailed, TargetError
 from components.step_config import InputError
 from components.store import Store
@@ -31,6 +31,8 @@ def _tend(store: Store, cluster: Cluster, service: str, record: Record) -> dict[
     def told(did: str, why: str) -> dict[str, Any]:
         return {"service": service, "did": did, "why": why}
 
+    if record.state == UNREADABLE:
+        return told("failed", record.reason)
     if not record.config:
         return told("nothing", "no rollout has begun")
     try:

@@ -22,6 +22,8 @@ from components.rollout.target import LockLost, RolloutBusy, TargetError
 
 SECONDS = 30
 RENEW_SECONDS = 10.0
+_SURE_SECONDS = SECONDS - 5
+"""Given up before another may take it: clocks differ, and a change that was just allowed is still on its way."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ class Lock:
         """Raises LockLost when the lock is not held, or so long not renewed that another may have it."""
         if self._held is None and not self._lost:
             raise TargetError(f"the lock of {self._service} is not held; call hold() before anything is changed")
-        if not self._lost and _elapsed(self._renewed) >= SECONDS:
-            self._lost = f"it could not be renewed for {SECONDS} s"
+        if not self._lost and _elapsed(self._renewed) >= _SURE_SECONDS:
+            self._lost = f"it could not be renewed for {_SURE_SECONDS} s"
         if self._lost:
             raise LockLost(
                 f"the lock of {self._service} (Lease {self._name}) was lost: {self._lost}; another rollout may be at "
@@ -120,8 +122,10 @@ class Lock:
         if not self._is_ours(found):
             raise LockLost(f"{holder_of(found).host or 'somebody'} holds it now")
         found["spec"]["renewTime"] = _moment(self._cluster.now())
-        with suppress(Conflict):  # somebody wrote labels, or an earlier try was heard: the next turn tells
+        try:
             self._held = self._cluster.replace(LEASE, found)
+        except Conflict:  # an earlier try was heard, or somebody else has it: the next turn tells
+            return
         self._renewed = started
 
     def _identity(self) -> str:
@@ -203,10 +207,10 @@ def _moment(seconds: float) -> str:
 
 
 def _machine() -> str:
-    """Which kernel and which process namespace this is; "" where the system does not tell."""
+    """Which kernel, process namespace and user this is: whose processes can be judged. "" where nothing tells."""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}/{os.getuid()}"
     return ""
 
 

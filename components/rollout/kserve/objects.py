@@ -263,12 +263,16 @@ def is_attached(found: Object | None) -> bool:
 
 
 def takes(found: Object, gateway: str, hostname: str) -> bool:
-    """Whether a route stands at a gateway (namespace/name) with this very hostname, or likewise without one."""
+    """Whether a route has a gateway (namespace/name) with this very hostname, or likewise without one.
+
+    One whose service is live keeps its address while it is detached, in the outage of strategy "replace".
+    """
     space, _, name = gateway.partition("/")
     own = found["metadata"].get("namespace", "")
     parents = cast("list[Object]", _part(found, "spec").get("parentRefs") or [])
     attached = any(one["name"] == name and one.get("namespace", own) == space for one in parents)
-    return attached and (_part(found, "spec").get("hostnames") or []) == ([hostname] if hostname else [])
+    paused = not parents and f"{PREFIX}stable" in _part(_part(found, "metadata"), "annotations")
+    return (attached or paused) and (_part(found, "spec").get("hostnames") or []) == ([hostname] if hostname else [])
 
 
 def event(about: Object, reason: str, message: str, when: str, unique: str, warning: bool) -> Object:

@@ -64,6 +64,10 @@ def publish(release: Path, releases: str, digest: str) -> list[str]:
                 "publish it from a store that has it"
             )
         missing = [name for name, path in here.items() if there.get(name) != place.fingerprint(path)]
+        damaged = {name for name in missing if file_sha256(here[name]) != manifest.files[name]}
+        if lost := sorted(damaged - there.keys()):
+            raise TargetError(f"{here[lost[0]]} is damaged and not at {uri} either; put the file back")
+        missing = [name for name in missing if name not in damaged]  # a good copy is not overwritten by a bad one
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             for done in [pool.submit(place.put, here[name], name) for name in missing]:
                 done.result()

@@ -62,6 +62,10 @@ _ANSWERS = 12
 _TRIES = 3
 """Probes before the public address counts as down: one that meets a pod at its end says nothing of the route."""
 
+_WATCH_AGAIN_SECONDS = 5.0
+UNREADABLE = "not readable"
+"""State of a record that a person has made unreadable; see services."""
+
 _POD_PORT = 8080
 _WATCHED = (INFERENCE_SERVICE, DEPLOYMENT, POD, ENDPOINT_SLICE, HTTP_ROUTE)
 
@@ -243,7 +247,11 @@ class KServeTarget:
         name = name_of(self._service, digest)
         url = f"http://{backend_of(name)}.{self._cluster.namespace}.svc"
         if seen is not None:
-            return readiness.instance(digest, url, seen, self._config.ready_seconds, self._cluster.now())
+            found = readiness.instance(digest, url, seen, self._config.ready_seconds, self._cluster.now())
+            leaving = seen.isvc["metadata"].get("deletionTimestamp")
+            if digest == record.stable and found.state != "ready" and not leaving and _answers_for(seen):
+                return replace(found, state="ready")  # by fewer or older pods, but it answers: nobody takes it down
+            return found
         if record.stopped == digest:
             return Instance(digest, "stopped", url, "its servers were ended to make room")
         return Instance(digest, "failed", url, f"InferenceService {name} does not exist: it was deleted, or never made")
@@ -348,7 +356,8 @@ class KServeTarget:
         self._change(take_role)
         if found:
             seen = self._seen()
-            if name in seen and self._instance(digest, seen[name], Record()).state != "failed":
+            serves = name in seen and self._is_routed(digest) and _answers_for(seen[name])
+            if serves or (name in seen and self._instance(digest, seen[name], Record()).state != "failed"):
                 return
             self._delete(name)
         self._lock.check()
@@ -358,6 +367,8 @@ class KServeTarget:
         """See Target.route."""
         self._lock.check()
         wanted = {digest: weight for digest, weight in weights.items() if weight}
+        if wanted and not objects.is_attached(self._route()):
+            self._refuse_taken()
         seen = self._seen(with_events=False) if wanted else {}
         for digest in wanted:
             name = name_of(self._service, digest)
@@ -390,7 +401,10 @@ class KServeTarget:
         """See Target.remove."""
         self._lock.check()
         self._refuse_routed(digest)
-        self._delete(name_of(self._service, digest))
+        name = name_of(self._service, digest)
+        found = self._cluster.get(INFERENCE_SERVICE, name)
+        if found is None or _digest(found) == digest:  # else it is none of ours, whatever its name
+            self._delete(name)
         if self._record(self._route()).candidate == digest:
             self._change(lambda record: replace(record, candidate=None) if record.candidate == digest else record)
 
@@ -440,10 +454,12 @@ class KServeTarget:
                     raise
 
     def _refuse_routed(self, digest: str) -> None:
-        backend = backend_of(name_of(self._service, digest))
-        route = self._route()
-        if objects.is_attached(route) and backend in objects.weights_of(route):
+        if self._is_routed(digest):
             raise TargetError(f"{digest} gets traffic and is not removed")
+
+    def _is_routed(self, digest: str) -> bool:
+        route = self._route()
+        return objects.is_attached(route) and backend_of(name_of(self._service, digest)) in objects.weights_of(route)
 
     def _await_in_force(self, wanted: Mapping[str, int], before: Mapping[str, int]) -> None:
         """Return when the gateway follows the route: its status says so, and its answers show it."""
@@ -489,12 +505,15 @@ class KServeTarget:
 
 
 class _Watch:
-    """Watches all kinds that a rollout looks at; `wait` returns when any of them may have changed."""
+    """Watches all kinds that a rollout looks at; `wait` returns when any of them may have changed.
+
+    A watch makes waiting shorter and nothing else: whoever waits looks for itself, and has a deadline of its own. So
+    one that is refused, as by an API server that is starting, is told and tried again.
+    """
 
     def __init__(self, cluster: Cluster, selected: Mapping[str, str]):
         self._cluster, self._selected = cluster, selected
         self._changed, self._stopped = threading.Event(), threading.Event()
-        self._failed: ApiError | None = None
         for kind in _WATCHED:
             threading.Thread(target=self._follow, args=(kind,), name=f"watch {kind.plural}", daemon=True).start()
 
@@ -504,19 +523,18 @@ class _Watch:
         self._changed.set()
 
     def wait(self, seconds: float) -> None:
-        """Return at a change, or after `seconds`. Raises ApiError when a kind cannot be watched."""
+        """Return at a change, or after `seconds`."""
         self._changed.wait(seconds)
         self._changed.clear()
-        if self._failed:
-            raise self._failed
 
     def _follow(self, kind: Kind) -> None:
-        try:
-            for _ in self._cluster.changes(kind, self._selected, self._stopped):
-                self._changed.set()
-        except ApiError as error:
-            self._failed = error
-            self._changed.set()
+        while not self._stopped.is_set():
+            try:
+                for _ in self._cluster.changes(kind, self._selected, self._stopped):
+                    self._changed.set()
+            except ApiError as error:
+                say("not_watched", step="rollout", kind=kind.plural, why=str(error))
+                self._stopped.wait(_WATCH_AGAIN_SECONDS)
 
 
 _ISVC_LABEL = "serving.kserve.io/inferenceservice"
@@ -525,8 +543,15 @@ _SERVICE_LABEL = "kubernetes.io/service-name"
 
 def services(cluster: Cluster) -> dict[str, Record]:
     """Name -> record of every service that rollouts have brought to a namespace."""
-    routes = cluster.list(HTTP_ROUTE, {objects.MANAGED_BY: MANAGER})
-    return {str(one["metadata"]["name"]): read_record(one) for one in routes}
+    found: dict[str, Record] = {}
+    for one in cluster.list(HTTP_ROUTE, {objects.MANAGED_BY: MANAGER}):
+        name = str(one["metadata"]["name"])
+        try:
+            found[name] = read_record(one)
+        except ValueError as error:  # the others are no worse for it
+            say("not_readable", step="rollout", service=name, why=str(error))
+            found[name] = Record(state=UNREADABLE, reason=str(error))
+    return found
 
 
 def recorded_config(cluster: Cluster, service: str | None = None) -> RolloutConfig:
@@ -548,6 +573,11 @@ def recorded_config(cluster: Cluster, service: str | None = None) -> RolloutConf
 def _digest(isvc: Object) -> str:
     noted = cast("dict[str, str]", isvc["metadata"].get("annotations") or {})
     return noted.get(f"{objects.PREFIX}digest", f"unknown ({isvc['metadata']['name']})")
+
+
+def _answers_for(seen: readiness.Seen) -> bool:
+    """Whether its Service has a server that answers, be the newest of its pods as they may."""
+    return bool(readiness.ready_endpoints(seen.slices))
 
 
 def _release_that_answers(client: httpx.Client) -> str | None:

@@ -105,7 +105,7 @@ def test_a_deleted_lease_is_a_lost_one(place, lock):
 
 
 def test_a_server_that_is_away_for_too_long_costs_the_lock(place, lock, monkeypatch):
-    monkeypatch.setattr(lease, "SECONDS", 1)
+    monkeypatch.setattr(lease, "_SURE_SECONDS", 1)
     lock.acquire()
     place.api.faults.append(Fault(lambda method, path: "leases" in path, 503, times=1000))
     with pytest.raises(LockLost, match="could not be renewed for 1 s"):

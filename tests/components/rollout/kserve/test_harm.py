@@ -1,0 +1,147 @@
+"""What a rollout and its janitor must not do: take down what answers, or trust what does not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from components.rollout.kserve import janitor
+from components.rollout.kserve.lease import Lock
+from components.rollout.kserve.publish import publish
+from components.rollout.target import LockLost, TargetError
+from components.step_config import RunSettings
+from components.store import Store
+from tests.components.rollout.kserve.fake_api import Fault, _pod_status
+from tests.components.rollout.kserve.test_janitor import first_live
+from tests.components.rollout.kserve.test_kill import bring, settled_on
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(RunSettings(name="janitor", store=str(tmp_path / "store")))
+
+
+@pytest.fixture
+def releases(place):
+    place.releases = {name: place.release(name) for name in ("one", "two")}
+    first_live(place, place.releases["one"])
+    return place.releases["one"], place.releases["two"]
+
+
+def degrade(place, digest):
+    """After an edit of the runtime: KServe makes a second pod that cannot be pulled, and the old one still answers."""
+    backend = f"chat-{digest[7:17]}-predictor"
+    deployment = place.api.one("deployments", backend)
+    deployment["status"] |= {"replicas": 2, "updatedReplicas": 1, "availableReplicas": 1}
+    place.api.put("deployments", deployment, deployment["status"])
+    old = place.api.one("pods", f"{backend}-x")
+    pod = {"kind": "Pod", "metadata": {"name": f"{backend}-y", "labels": old["metadata"]["labels"]}}
+    place.api.put("pods", pod, _pod_status("no image"))
+    place.world.behaviour[digest[7:17]] = "no image"  # what would become of it if it were made anew
+
+
+def test_a_live_release_that_answers_is_never_made_anew(place, releases):
+    one, two = releases
+    made = place.api.one("inferenceservices", f"chat-{one[0][7:17]}")["metadata"]["uid"]
+    degrade(place, one[0])
+    target = place.target()
+    assert target.observe().stable.state == "ready"
+    with target.hold():
+        target.apply(*one)
+    assert place.api.one("inferenceservices", f"chat-{one[0][7:17]}")["metadata"]["uid"] == made
+    bring(place, two, one[0], place.cluster())
+    settled_on(place, two[0])
+
+
+@pytest.mark.parametrize("killed", ["when the route was empty", "when the old one was starting again"])
+def test_the_janitor_ends_an_outage_of_strategy_replace(place, store, releases, killed):
+    one, _ = releases
+    place.config = place.config.model_copy(update={"strategy": "replace"})
+    target = place.target()
+    with target.hold():
+        target.route({})
+        if killed != "when the route was empty":
+            target.stop(one[0])
+            target.apply(*one)
+    (told,) = janitor.run(store, "serving")
+    assert told["did"] == "finished", told
+    settled_on(place, one[0])
+
+
+def test_one_unreadable_service_holds_up_no_other(place, store, releases):
+    _, two = releases
+    target = place.target()
+    with target.hold():
+        target.apply(*two)
+    other = place.target(service="another", kserve={"hostname": "another.test"})
+    with other.hold():
+        other.note("starting")
+    route = place.api.one("httproutes", "another")
+    route["metadata"]["annotations"]["slipway.dev/history"] = "[oops"
+    place.api.put("httproutes", route)
+    told = {one["service"]: one for one in janitor.run(store, "serving")}
+    assert told["another"]["did"] == "failed" and "slipway.dev/history is not JSON" in told["another"]["why"]
+    assert told["chat"]["did"] == "finished"
+
+
+def test_a_watch_that_is_refused_once_costs_nothing(place, releases):
+    one, two = releases
+    place.api.faults.append(
+        Fault(lambda method, path: "watch=true" in path and "/pods" in path, status=403, times=1),
+    )
+    bring(place, two, one[0], place.cluster())
+    settled_on(place, two[0])
+
+
+def test_a_renewal_that_somebody_has_overtaken_is_none(place):
+    lock = Lock(place.cluster(), "chat", "run", renew_seconds=100)
+    lock.acquire()
+    lock._renewed = (lock._renewed[0] - 29, lock._renewed[1] - 29)
+    cluster = lock._cluster
+    read = cluster.get
+
+    def overtaken(kind, name, *rest):
+        found = read(kind, name, *rest)
+        theirs = json.loads(json.dumps(found))
+        theirs["spec"]["holderIdentity"] = "other/1/x"
+        place.api.put("leases", theirs)
+        cluster.get = read
+        return found
+
+    cluster.get = overtaken
+    lock._renew()
+    with pytest.raises(LockLost):
+        lock.check()
+    lock.release()
+
+
+def test_a_damaged_file_replaces_no_good_one(place, releases):
+    (digest, directory), _ = releases
+    uri = place.config.kserve.releases
+    published = place.root / "published" / digest[7:] / "weights"
+    (directory / "weights").write_text("damaged")
+    assert publish(directory, uri, digest) == [] and published.read_text() == "one"
+    published.unlink()
+    with pytest.raises(TargetError, match="weights is damaged and not at"):
+        publish(directory, uri, digest)
+
+
+def test_what_is_none_of_ours_is_not_deleted(place, releases):
+    _, two = releases
+    name = f"chat-{two[0][7:17]}"
+    place.api.put("inferenceservices", {"kind": "InferenceService", "metadata": {"name": name, "labels": {}}})
+    target = place.target()
+    with target.hold():
+        with pytest.raises(TargetError, match="it is not of"):
+            target.apply(*two)
+        target.remove(two[0])
+    assert place.api.one("inferenceservices", name)
+
+
+def test_an_address_in_an_outage_is_still_taken(place, releases):
+    target = place.target()
+    with target.hold():
+        target.route({})
+    with pytest.raises(TargetError, match="service chat takes every host"):
+        place.target(service="other").refuse_early()
