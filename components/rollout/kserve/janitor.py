@@ -33,10 +33,10 @@ def _tend(store: Store, cluster: Cluster, service: str, record: Record) -> dict[
 
     if record.state == UNREADABLE:
         return told("failed", record.reason)
-    if not record.config:
+    if not record.latest_config:
         return told("nothing", "no rollout has begun")
     try:
-        config = RolloutConfig.model_validate(record.config)
+        config = RolloutConfig.model_validate(record.latest_config)
         holder = KServeTarget(config, cluster=cluster).held_by()
         if holder:
             return told("nothing", f"process {holder['pid']} on {holder['host']} is at work since {holder['since']}")

@@ -87,7 +87,15 @@ class Record:
     """Oldest first; the last is live."""
 
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """The rollout configuration that was used last."""
+    """The rollout configuration by which the stable release went live, and by which it is started again."""
+
+    candidate_config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """That of the rollout at work; it becomes `config` when the candidate is promoted."""
+
+    @property
+    def latest_config(self) -> Mapping[str, Any]:
+        """The configuration of the rollout at work, else the one that is live; {} before the first."""
+        return self.candidate_config or self.config
 
     @property
     def previous(self) -> str | None:
@@ -106,6 +114,7 @@ class Record:
             "since": self.since,
             "history": json.dumps(history) if history else "",
             "config": json.dumps(self.config, sort_keys=True) if self.config else "",
+            "candidate-config": json.dumps(self.candidate_config, sort_keys=True) if self.candidate_config else "",
         }
         return {f"{PREFIX}{key}": value for key, value in values.items() if value}
 
@@ -136,6 +145,7 @@ def read_record(route: Object | None) -> Record:
         since=text("since"),
         history=history,
         config=parsed("config") or {},
+        candidate_config=parsed("candidate-config") or {},
     )
 
 

@@ -348,10 +348,9 @@ class KServeTarget:
         publish(release, self._config.kserve.releases, digest)
 
         def take_role(record: Record) -> Record:
-            record = replace(record, config=self._config.model_dump(mode="json"))
             if digest == record.stable:
                 return replace(record, stopped=None)
-            return replace(record, candidate=digest)
+            return replace(record, candidate=digest, candidate_config=self._config.model_dump(mode="json"))
 
         self._change(take_role)
         if found:
@@ -361,7 +360,7 @@ class KServeTarget:
                 return
             self._delete(name)
         self._lock.check()
-        self._cluster.apply(INFERENCE_SERVICE, self._wanted(digest, release))
+        self._cluster.apply(INFERENCE_SERVICE, self._wanted(digest, release, self._record(self._route())))
 
     def route(self, weights: Mapping[str, int]) -> None:
         """See Target.route."""
@@ -384,9 +383,11 @@ class KServeTarget:
 
         def promoted(record: Record) -> Record:
             if record.stable == digest:
-                return record if record.candidate != digest else replace(record, candidate=None)
+                return record if record.candidate != digest else _without_candidate(record)
             entry = WentLive(digest, _now(), self._origin.run_id)
-            return replace(record, stable=digest, candidate=None, stopped=None, history=(*record.history, entry))
+            config = record.candidate_config or self._config.model_dump(mode="json")
+            history = (*record.history, entry)
+            return replace(_without_candidate(record), stable=digest, stopped=None, history=history, config=config)
 
         self._change(promoted)
 
@@ -406,7 +407,7 @@ class KServeTarget:
         if found is None or _digest(found) == digest:  # else it is none of ours, whatever its name
             self._delete(name)
         if self._record(self._route()).candidate == digest:
-            self._change(lambda record: replace(record, candidate=None) if record.candidate == digest else record)
+            self._change(lambda record: _without_candidate(record) if record.candidate == digest else record)
 
     def note(self, state: str, reason: str = "") -> None:
         """See Target.note: annotations on the route, and a Kubernetes Event about it."""
@@ -420,7 +421,10 @@ class KServeTarget:
         except ApiError as error:  # a rollback must not fail because nobody could be told
             say("event_not_written", step="rollout", state=state, why=str(error))
 
-    def _wanted(self, digest: str, release: Path) -> Object:
+    def _wanted(self, digest: str, release: Path, record: Record) -> Object:
+        config = self._config
+        if digest == record.stable and record.config:  # as it went live: a new rollout's settings are not proven yet
+            config = RolloutConfig.model_validate(record.config)
         facts = {
             "run": self._origin.run,
             "run-id": self._origin.run_id,
@@ -428,7 +432,7 @@ class KServeTarget:
             "data-digest": self._origin.data_digest or read_release(release).data_digest,
             "created": _now(),
         }
-        return objects.inference_service(self._config, self._cluster.namespace, digest, facts)
+        return objects.inference_service(config, self._cluster.namespace, digest, facts)
 
     def _change(self, change: Callable[[Record], Record], weights: Mapping[str, int] | None = None) -> Object:
         """Write the route as `change` makes its record, with new weights if given; computed from what is there.
@@ -564,15 +568,19 @@ def recorded_config(cluster: Cluster, service: str | None = None) -> RolloutConf
         service = next(iter(found))
     if service is None and found:
         raise InputError(f"there are several services ({', '.join(sorted(found))}); name one")
-    if service is None or service not in found or not found[service].config:
+    if service is None or service not in found or not found[service].latest_config:
         known = f"; known are {', '.join(sorted(found))}" if found else ""
         raise InputError(f"no {service or 'service'} was rolled out to namespace {cluster.namespace}{known}")
-    return RolloutConfig.model_validate(found[service].config)
+    return RolloutConfig.model_validate(found[service].latest_config)
 
 
 def _digest(isvc: Object) -> str:
     noted = cast("dict[str, str]", isvc["metadata"].get("annotations") or {})
     return noted.get(f"{objects.PREFIX}digest", f"unknown ({isvc['metadata']['name']})")
+
+
+def _without_candidate(record: Record) -> Record:
+    return replace(record, candidate=None, candidate_config={})
 
 
 def _answers_for(seen: readiness.Seen) -> bool:

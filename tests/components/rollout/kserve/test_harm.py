@@ -9,7 +9,8 @@ import pytest
 from components.rollout.kserve import janitor
 from components.rollout.kserve.lease import Lock
 from components.rollout.kserve.publish import publish
-from components.rollout.target import LockLost, TargetError
+from components.rollout.kserve.target import recorded_config
+from components.rollout.target import LockLost, RolloutFailed, TargetError
 from components.step_config import RunSettings
 from components.store import Store
 from tests.components.rollout.kserve.fake_api import Fault, _pod_status
@@ -145,3 +146,17 @@ def test_an_address_in_an_outage_is_still_taken(place, releases):
         target.route({})
     with pytest.raises(TargetError, match="service chat takes every host"):
         place.target(service="other").refuse_early()
+
+
+@pytest.mark.parametrize("strategy", ["surge", "replace"])
+def test_a_failed_rollouts_settings_do_not_outlive_it(place, store, releases, strategy):
+    """The live release is started again, and returned to, as it went live."""
+    one, two = releases
+    place.world.behaviour[two[0][7:17]] = "no image"
+    kserve = place.config.kserve.model_copy(update={"image": f"registry.example/bad@sha256:{'0' * 64}"})
+    good, place.config = place.config, place.config.model_copy(update={"kserve": kserve, "strategy": strategy})
+    with pytest.raises(RolloutFailed):
+        bring(place, two, one[0], place.cluster())
+    settled_on(place, one[0])
+    assert "image" not in place.api.one("inferenceservices", f"chat-{one[0][7:17]}")["spec"]["predictor"]["model"]
+    assert recorded_config(place.cluster(), "chat") == good
