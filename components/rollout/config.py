@@ -13,6 +13,9 @@ from serving.release import ServingForm
 PRESTOP_SECONDS = 5
 """How long a pod that ends still serves, so that every gateway has noticed."""
 
+_LONGEST_SERVICE = 37
+"""KServe 0.20 labels pods isvc.<service>-<10 digits>-predictor, and a label value has 63 characters at most."""
+
 
 class KServeConfig(StepConfig):
     """Where and as what a release is served on a cluster."""
@@ -32,8 +35,11 @@ class KServeConfig(StepConfig):
     image: str = Field(default="", pattern=r"^(|.+@sha256:[0-9a-f]{64})$")
     """Serving image by digest; "" is the runtime's own."""
 
-    releases: str = Field(default="gs://slipway/releases", pattern=r"^[a-z][a-z0-9+.-]*://.*[^/]$")
-    """Where releases are published (a URI that fsspec knows); each lies at <releases>/<its digest>."""
+    releases: str = Field(default="gs://slipway/releases", pattern=r"^[a-z][a-z0-9+.-]*://[^@?#\s]*[^/@?#\s]$")
+    """Where releases are published, each at <releases>/<its digest>: a URI that fsspec knows.
+
+    It stands in the cluster for all to read, so it holds no credentials.
+    """
 
     replicas: int = Field(default=1, ge=1)
     """Pods per release."""
@@ -124,6 +130,8 @@ class RolloutConfig(StepConfig):
         if self.target == "local" and self.kserve != KServeConfig():
             changed = ", ".join(sorted(key for key, value in self.kserve if value != getattr(KServeConfig(), key)))
             raise ValueError(f"kserve ({changed}) is for target kserve; set target: kserve, or leave kserve out")
+        if self.target == "kserve" and len(self.service) > _LONGEST_SERVICE:
+            raise ValueError(f"service {self.service!r} is longer than the {_LONGEST_SERVICE} characters that fit")
         needed = self.drain_seconds + PRESTOP_SECONDS
         if self.target == "kserve" and self.kserve.grace_seconds <= needed:
             raise ValueError(

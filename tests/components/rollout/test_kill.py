@@ -79,7 +79,9 @@ def test_killed_after_every_moment_and_called_again(served, strategy):
         old = place.live()
         new = next(digest for digest in pair if digest != old)
         killed, _ = roll_and_die(place, pair[new], at)
-        assert killed, f"moment {at} was not reached"
+        if not killed:  # it ended before: a server that is ready at once is not waited for
+            assert at >= moments - 2 and place.live() == new, f"moment {at} was not reached"
+            continue
 
         # Before anybody mends it: one of the two is live, and answers.
         found = place.live()

@@ -1,0 +1,40 @@
+"""What the rollout's settings refuse, in words, before anything is spent."""
+
+import pytest
+from pydantic import ValidationError
+
+from components.rollout.config import KServeConfig, RolloutConfig
+
+
+def test_defaults_are_valid_for_both_targets():
+    assert RolloutConfig().stages == [10, 50, 100]
+    assert RolloutConfig(target="kserve").kserve == KServeConfig()
+
+
+@pytest.mark.parametrize("stages", [[10, 50], [50, 10, 100], [0, 100], [10, 10, 100], []])
+def test_stages_rise_to_everything(stages):
+    with pytest.raises(ValidationError, match=r"must rise from at least 1 to 100|at least 1 item"):
+        RolloutConfig(stages=stages)
+
+
+def test_a_setting_of_the_other_target_is_not_ignored():
+    with pytest.raises(ValidationError, match=r"kserve \(replicas\) is for target kserve"):
+        RolloutConfig(kserve=KServeConfig(replicas=2))
+
+
+def test_a_pod_must_have_time_to_drain():
+    with pytest.raises(ValidationError, match=r"kserve\.grace_seconds 60 must be above"):
+        RolloutConfig(target="kserve", drain_seconds=60, kserve=KServeConfig(grace_seconds=60))
+
+
+def test_a_name_must_fit_into_kserves_labels():
+    assert RolloutConfig(target="kserve", service="a" * 37)
+    assert RolloutConfig(service="a" * 38)
+    with pytest.raises(ValidationError, match="longer than the 37 characters"):
+        RolloutConfig(target="kserve", service="a" * 38)
+
+
+@pytest.mark.parametrize("releases", ["sftp://user:word@host/x", "gs://bucket/x/", "gs://bucket/x?key=1", "bucket/x"])
+def test_an_address_that_holds_a_secret_or_is_none_is_refused(releases):
+    with pytest.raises(ValidationError, match="releases"):
+        KServeConfig(releases=releases)
