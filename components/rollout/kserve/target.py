@@ -439,7 +439,7 @@ class KServeTarget:
 
         Returns it. When somebody else writes it in between, it is read and computed again.
         """
-        deadline = time.monotonic() + self._cluster.api_seconds
+        deadline, pause = time.monotonic() + self._cluster.api_seconds, 0.02
         while True:
             found = self._route()
             record = self._record(found)
@@ -456,6 +456,8 @@ class KServeTarget:
             except Conflict:
                 if time.monotonic() > deadline:
                     raise
+                time.sleep(pause)
+                pause = min(2 * pause, 1.0)
 
     def _refuse_routed(self, digest: str) -> None:
         if self._is_routed(digest):
