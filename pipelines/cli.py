@@ -17,7 +17,7 @@ from components.step_config import ForcedStep, InputError, RunSettings
 from components.store import Store
 from pipelines import kubeflow_cli, run_config
 from pipelines.console import show_events
-from pipelines.placement import ENGINES, PROFILES
+from pipelines.placement import DEFAULT_ENGINE, ENGINES, PROFILES
 
 DONE, FAILED, WRONG_USAGE, STOPPED_FAIL, STOPPED_INCONCLUSIVE = range(5)
 _EXIT = {"pass": DONE, "fail": STOPPED_FAIL, "inconclusive": STOPPED_INCONCLUSIVE}
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     compiled = _command(commands, compile_, "compile the pipeline to YAML", name="compile", run_file=True)
     compiled.add_argument("--profile", help="placement profile instead of the run file's")
     compiled.add_argument("--output", type=Path, required=True, metavar="FILE")
-    compiled.add_argument("--target", choices=ENGINES, default=ENGINES[0], help="the engine that will run it")
+    compiled.add_argument("--target", choices=ENGINES, default=DEFAULT_ENGINE, help="the engine that will run it")
     rollout = commands.add_parser("rollout", help="what is live, and going back").add_subparsers(
         required=True, metavar="ACTION"
     )

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from components.step_config import InputError
 from components.store import write_atomically
-from pipelines.placement import PROFILES, Engine
+from pipelines.placement import DEFAULT_ENGINE, PROFILES, Engine
 from pipelines.run_config import RunConfig
 from pipelines.train_and_release import build
 
 _DEFAULT_IN_COMMENT = re.compile(r"^(#    \w+: \w+) \[Default: .*\]$", re.MULTILINE)
 
 
-def compile_pipeline(config: RunConfig, profile: str, output: Path, engine: Engine = "kubeflow") -> None:
+def compile_pipeline(config: RunConfig, profile: str, output: Path, engine: Engine = DEFAULT_ENGINE) -> None:
     """Write the intermediate representation; the same input gives the same bytes.
 
     Raises InputError when `output` is a folder.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.step_config import InputError
 from pipelines import run_config
-from pipelines.placement import ENGINES, PROFILES
+from pipelines.placement import DEFAULT_ENGINE, ENGINES, PROFILES
 
 if TYPE_CHECKING:
     from pipelines.submit import PipelineEngine, Run, Schedule, Submission
@@ -50,7 +50,9 @@ def _command(
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(function.__name__, help=summary, description=summary)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--target", choices=ENGINES, default="kubeflow", help="whose pipelines; default kubeflow")
+    parser.add_argument(
+        "--target", choices=ENGINES, default=DEFAULT_ENGINE, help=f"whose pipelines; default {DEFAULT_ENGINE}"
+    )
     if changes:
         parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
     parser.set_defaults(command=function)

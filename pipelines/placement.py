@@ -8,7 +8,7 @@ the cluster. Vertex AI takes only the share.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:  # kfp takes a second to import, and the command line reads the names only
     from kfp import dsl
@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # kfp takes a second to import, and the command line reads th
 Engine = Literal["kubeflow", "vertex"]
 """Who runs the pipeline: Kubeflow Pipelines on a cluster, or Vertex AI Pipelines."""
 
-ENGINES: tuple[Engine, ...] = ("kubeflow", "vertex")
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+DEFAULT_ENGINE = ENGINES[0]
 
 _GPU_LABEL = "cloud.google.com/gke-accelerator"
 _USER = 65532

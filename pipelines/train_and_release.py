@@ -16,10 +16,10 @@ from components.prepare_data.component import prepare_data
 from components.quality_gate.component import quality_gate, stop
 from components.resolve_champion.component import resolve_champion
 from components.rollout.component import rollout as roll_out
-from pipelines.placement import Engine, Placement, place
+from pipelines.placement import DEFAULT_ENGINE, Engine, Placement, place
 
 
-def build(placement: Placement | None, defaults: Mapping[str, dict[str, Any]], engine: Engine = "kubeflow") -> Any:
+def build(placement: Placement | None, defaults: Mapping[str, dict[str, Any]], engine: Engine = DEFAULT_ENGINE) -> Any:
     """The pipeline with a run file's seven dicts as the form's default values.
 
     `placement` says where each step runs in a cluster, and `engine` whose cluster that is; None leaves it out, for

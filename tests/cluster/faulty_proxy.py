@@ -41,6 +41,9 @@ class FaultyProxy:
         self.requests: list[tuple[str, str]] = []
         """Method and path of everything that was asked."""
 
+        self.refused = 0
+        """Requests that a cut network has swallowed."""
+
         self._lock = threading.Lock()
         self._cut = threading.Event()
         self._open: set[Any] = set()
@@ -134,6 +137,7 @@ def _handler(proxy: FaultyProxy) -> type[BaseHTTPRequestHandler]:
         def _any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if proxy.is_cut():
+                proxy.refused += 1
                 self.close_connection = True
                 return
             fault = proxy.fault(self.command, self.path)

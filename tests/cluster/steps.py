@@ -133,7 +133,8 @@ class PipelineRun:
         outputs = self._outputs(task, component.get("outputDefinitions", {}))
         spec = self.pod(task, executor, _executor_input(inputs, outputs))
         # labels as the backend sets them
-        labels = {"pipeline/runid": self._name, "pipelines.kubeflow.org/v2_component": "true"}
+        own = self._kubernetes.get(executor, {}).get("podMetadata", {}).get("labels", {})
+        labels = {"pipeline/runid": self._name, "pipelines.kubeflow.org/v2_component": "true", **own}
         cut = task not in self._online
         finished = jobs.run(self._cluster, f"step-{task}", spec, seconds, labels=labels, cut=cut)
         if finished.code:
@@ -308,10 +309,6 @@ def _deadline(spec: dict[str, Any], setting: str) -> None:
     spec["activeDeadlineSeconds"] = int(setting)
 
 
-def _labels(spec: dict[str, Any], setting: dict[str, Any]) -> None:
-    """They choose network policies, which this cluster does not enforce: `jobs.run(cut=…)` takes the network away."""
-
-
 _SETTINGS = {
     "securityContext": _security_context,
     "pvcMount": _pvc_mount,
@@ -320,7 +317,7 @@ _SETTINGS = {
     "configMapAsEnv": _config_map_as_env,
     "fieldPathAsEnv": _field_path_as_env,
     "activeDeadlineSeconds": _deadline,
-    "podMetadata": _labels,
+    "podMetadata": lambda spec, setting: None,  # not of the pod's spec: `_step` sets its labels
 }
 
 

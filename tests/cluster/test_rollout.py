@@ -102,11 +102,13 @@ def test_a_cut_network_is_survived(service, proxy, artifacts):
     """The way to the API server is cut for eight seconds while a candidate gets a tenth of the traffic."""
     first, second = artifacts
     service.roll(first)
+    refused = []
 
     def cut_it():
         service.await_told("watching 10 %")
         with proxy.cut():
             time.sleep(8)
+            refused.append(proxy.refused)
 
     thread = threading.Thread(target=cut_it)
     thread.start()
@@ -114,18 +116,23 @@ def test_a_cut_network_is_survived(service, proxy, artifacts):
         service.roll(second, min_requests=12)
     finally:
         thread.join()
+    assert refused[0] > 0, "the rollout did not notice the cut"
     service.settled_on(digest_of(second))
 
 
-def test_the_janitor_finishes_what_was_killed(service, artifacts):
-    """Between two stages, with half of the traffic at the new release."""
-    first, second = artifacts
+def kill_between_two_stages(service, first, second):
+    """The rollout of the second release dies with half of the traffic at it."""
     service.roll(first)
     before = service.events()
     rolling = Rolling(service, second)
     service.await_told("watching 50 %", besides=before)
     rolling.process.kill()
     rolling.process.wait()
+
+
+def test_the_janitor_finishes_what_was_killed(service, artifacts):
+    first, second = artifacts
+    kill_between_two_stages(service, first, second)
     (did,) = [one for one in janitor.run(service.store, NAMESPACE) if one["service"] == service.name]
     assert did["did"] == "finished"
     service.settled_on(digest_of(second))
@@ -135,12 +142,7 @@ def test_the_janitors_own_pod_finishes_what_was_killed(cluster, service, artifac
     """From the CronJob's template, with its account and image, once the lock of the dead process has expired."""
     cluster.use_images("serving", "components")
     first, second = artifacts
-    service.roll(first)
-    before = service.events()
-    rolling = Rolling(service, second)
-    service.await_told("watching 50 %", besides=before)
-    rolling.process.kill()
-    rolling.process.wait()
+    kill_between_two_stages(service, first, second)
     time.sleep(lease.SECONDS + 2)
     job = f"janitor-{service.name}"
     there = ("-n", "slipway-pipelines")

@@ -93,3 +93,13 @@ def place(tmp_path, monkeypatch):
         )
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
         yield Place(tmp_path, api, world, kubeconfig)
+
+
+@pytest.fixture
+def one(place):
+    return place.release("one")
+
+
+@pytest.fixture
+def two(place):
+    return place.release("two")

@@ -14,16 +14,6 @@ def store(tmp_path):
     return Store(RunSettings(name="janitor", store=str(tmp_path / "store")))
 
 
-@pytest.fixture
-def one(place):
-    return place.release("one")
-
-
-@pytest.fixture
-def two(place):
-    return place.release("two")
-
-
 def first_live(place, one):
     target = place.target()
     with target.hold():

@@ -14,16 +14,6 @@ from components.step_config import InputError
 from tests.components.rollout.kserve.fake_api import Fault
 
 
-@pytest.fixture
-def one(place):
-    return place.release("one")
-
-
-@pytest.fixture
-def two(place):
-    return place.release("two")
-
-
 def name(digest):
     return f"chat-{digest[7:17]}"
 
