@@ -16,6 +16,9 @@ from components.rollout.target import TargetError
 _BETWEEN_LOOKS_SECONDS = 1.0
 _BAR = 20
 _HISTORY = 5
+_DIGEST = 19
+"""Characters of a digest that tell releases apart: "sha256:" and twelve digits."""
+
 _COLOURS = {"ready": "green", "starting": "yellow", "failed": "red", "stopped": "dim"}
 
 
@@ -31,11 +34,16 @@ def draw(found: dict[str, Any]) -> RenderableType:
         lines.append(Text(start if found["target"] == "local" else "nothing answers at its address", "yellow"))
     if found["instances"]:
         lines.append(_instances(found))
-    lines += [Text(f"  was live {entry}", "dim") for entry in found["history"][-_HISTORY:]]
+    lines += [Text(_went_live(entry), "dim") for entry in found["history"][-_HISTORY:]]
     if found["held_by"]:
         held = ", ".join(f"{key} {value}" for key, value in found["held_by"].items() if value)
         lines.append(Text(f"a rollout is at work: {held}", "cyan"))
     return Group(*lines)
+
+
+def _went_live(entry: dict[str, str]) -> str:
+    run = f" by run {entry['run_id']}" if entry["run_id"] else ""
+    return f"  {entry['digest'][:_DIGEST]}  went live {entry['since']}{run}"
 
 
 def follow(look: Callable[[], dict[str, Any]], screen: Console) -> None:
@@ -61,7 +69,7 @@ def _instances(found: dict[str, Any]) -> Table:
         bar = "█" * round(_BAR * weight / 100)
         table.add_row(
             one["role"],
-            one["digest"][:19],
+            one["digest"][:_DIGEST],
             Text(one["state"], _COLOURS.get(one["state"], "")),
             Text(f"{weight:>3} %"),
             Text(bar.ljust(_BAR), "green"),

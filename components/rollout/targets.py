@@ -63,7 +63,9 @@ def whole_release(store: Store, config: RolloutConfig, digest: str) -> Path:
     place = store.release(digest)
     if config.target == "local" or place.is_dir():
         return place
-    uri, fetched = f"{config.kserve.releases}/{place.name}", store.root / "fetched" / place.name
+    from components.rollout.kserve.objects import release_uri
+
+    uri, fetched = release_uri(config.kserve.releases, digest), store.root / "fetched" / place.name
     # A process of its own, as in a pod: it goes on where an interrupted one ended, and tells how far it is.
     ended = subprocess.run(
         [sys.executable, "-m", "serving.fetch", uri, str(fetched)], stderr=subprocess.PIPE, text=True

@@ -46,6 +46,7 @@ def test_roles_weights_and_the_transition_are_shown():
     stable, candidate = lines[2:4]
     assert "stable" in stable and "90 %" in stable and stable.count("█") == 18
     assert "candidate" in candidate and "10 %" in candidate and candidate.count("█") == 2
+    assert f"  {OLD[:19]}  went live 2026-11-20 by run run-1" in lines
     assert "a rollout is at work: pid 7, run laptop, since now" in lines
 
 

@@ -48,7 +48,7 @@ def instance(digest: str, url: str, seen: Seen, ready_seconds: float, now: float
         "failed" if failure else "starting" if missing else "ready",
         url,
         failure or missing,
-        _origin(seen.isvc),
+        origin_of(seen.isvc),
         _details(seen),
     )
 
@@ -230,7 +230,7 @@ def _model_failure(seen: Seen) -> str:
 # ---------------------------------------------------------------------------------------- for the reader
 
 
-def _origin(isvc: Object) -> Origin:
+def origin_of(isvc: Object) -> Origin:
     noted = cast("dict[str, str]", _part(isvc, "metadata").get("annotations") or {})
     keys = ("run", "run-id", "commit", "data-digest")
     return Origin(*(noted.get(f"{PREFIX}{key}", "") for key in keys))

@@ -380,11 +380,14 @@ class KServeTarget:
     def promote(self, digest: str) -> None:
         """See Target.promote."""
         self._lock.check()
+        # who finishes the rollout of a dead process did not bring the release
+        isvc = self._cluster.get(INFERENCE_SERVICE, name_of(self._service, digest))
+        run_id = readiness.origin_of(isvc).run_id if isvc else self._origin.run_id
 
         def promoted(record: Record) -> Record:
             if record.stable == digest:
                 return record if record.candidate != digest else _without_candidate(record)
-            entry = WentLive(digest, _now(), self._origin.run_id)
+            entry = WentLive(digest, _now(), run_id)
             config = record.candidate_config or self._config.model_dump(mode="json")
             history = (*record.history, entry)
             return replace(_without_candidate(record), stable=digest, stopped=None, history=history, config=config)
@@ -422,14 +425,15 @@ class KServeTarget:
             say("event_not_written", step="rollout", state=state, why=str(error))
 
     def _wanted(self, digest: str, release: Path, record: Record) -> Object:
-        config = self._config
+        config, origin = self._config, self._origin
         if digest == record.stable and record.config:  # as it went live: a new rollout's settings are not proven yet
             config = RolloutConfig.model_validate(record.config)
+            origin = Origin(run_id=next((one.run_id for one in reversed(record.history) if one.digest == digest), ""))
         facts = {
-            "run": self._origin.run,
-            "run-id": self._origin.run_id,
-            "commit": self._origin.commit,
-            "data-digest": self._origin.data_digest or read_release(release).data_digest,
+            "run": origin.run,
+            "run-id": origin.run_id,
+            "commit": origin.commit,
+            "data-digest": origin.data_digest or read_release(release).data_digest,
             "created": _now(),
         }
         return objects.inference_service(config, self._cluster.namespace, digest, facts)

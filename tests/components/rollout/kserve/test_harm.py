@@ -160,3 +160,19 @@ def test_a_failed_rollouts_settings_do_not_outlive_it(place, store, releases, st
     settled_on(place, one[0])
     assert "image" not in place.api.one("inferenceservices", f"chat-{one[0][7:17]}")["spec"]["predictor"]["model"]
     assert recorded_config(place.cluster(), "chat") == good
+
+
+def test_who_finishes_a_rollout_or_starts_a_release_again_has_not_brought_it(place, store, releases):
+    _, two = releases
+    dead = place.target("run-2")
+    with dead.hold():
+        dead.apply(*two)
+        dead.route({two[0]: 100})
+    other = place.target("run-3")
+    with other.hold():
+        other.promote(two[0])
+        other.route({})
+        other.stop(two[0])
+        other.apply(*two)
+    assert other.history()[-1]["digest"] == two[0] and other.history()[-1]["run_id"] == "run-2-1"
+    assert other.observe().stable.origin.run_id == "run-2-1"
