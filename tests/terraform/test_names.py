@@ -93,7 +93,9 @@ def test_serving_namespace():
 
 
 def test_releases_address_is_one_that_a_run_file_takes():
-    KServeConfig(releases="gs://my-project-dev-releases")
+    urls = re.findall(r'"(gs://[^"]+)"', read("terraform/modules/storage/outputs.tf"))
+    (address,) = (re.sub(r"\$\{[^}]+\}", "my-project-dev-releases", url) for url in urls)
+    assert KServeConfig(releases=address).releases == "gs://my-project-dev-releases"
 
 
 def test_platform_file_sets_variables_that_the_command_line_reads():

@@ -61,7 +61,9 @@ def test_services_have_locks_of_their_own(place, lock):
     lock.acquire()
     other = Lock(place.cluster(), "other", "run-2")
     other.acquire()
+    other.check()
     other.release()
+    lock.check()
 
 
 def test_it_is_renewed_while_it_is_held(place, lock):
