@@ -73,7 +73,7 @@ class GoldenCheck:
             # A full queue is no wrong answer: live traffic may be ahead of this request. Nor is a fault of what lies
             # between: only our servers name a release.
             ours = "x-slipway-release" in response.headers
-            between = not ours and response.status_code >= 500
+            between = not ours and response.status_code >= 400
             lost += between
             passing = response.status_code in (429, 503) or (between and lost < _TRIES)
             if not passing or time.monotonic() > deadline:

@@ -131,9 +131,10 @@ def test_what_is_no_golden_answer_is_refused_in_words(server, ask, reply, words)
 
 
 def test_a_fault_between_us_and_the_server_is_no_wrong_answer(server, ask):
-    server.replies = [(500, {"message": "apiserver overloaded"}, ""), (502, b"<html>", ""), (200, GOOD, DIGEST)]
+    between = [(500, {"message": "apiserver overloaded"}, ""), (502, b"<html>", ""), (409, {"reason": "Conflict"}, "")]
+    server.replies = [*between, (200, GOOD, DIGEST)]
     ask()
-    assert len(server.requests) == 3
+    assert len(server.requests) == 4
 
 
 def test_a_fault_between_us_and_the_server_that_stays_is_told(server, ask):
