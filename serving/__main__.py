@@ -17,7 +17,7 @@ from serving.engine import EngineError, open_engine
 from serving.generation import Generator
 from serving.listen import check_port, place
 from serving.logs import configure_logs
-from serving.release import ReleaseError, verify_release
+from serving.release import Release, ReleaseError, verify_release
 from serving.settings import Settings, SettingsError, read_settings
 
 
@@ -39,15 +39,25 @@ def main() -> int:
     try:
         check_port(settings)
         serve(flags.release, flags.model, settings)
-    except (ReleaseError, EngineError, OSError) as error:
+    except (ReleaseError, SettingsError, EngineError, OSError) as error:
         print(f"serving: {error}", file=sys.stderr)
         return 1
     return 0
 
 
+def check_engine_url(release: Release, settings: Settings) -> None:
+    """Raises SettingsError unless there is a vLLM exactly where the release is for one."""
+    engine, url = release.serving.engine, settings.engine_url
+    if engine == "vllm" and not url:
+        raise SettingsError("the release is for vllm; SLIPWAY_ENGINE_URL must name it, as http://127.0.0.1:8081 does")
+    if url and engine != "vllm":
+        raise SettingsError(f"SLIPWAY_ENGINE_URL = {url}: the release is for engine {engine}; leave it out")
+
+
 def serve(directory: Path, name: str, settings: Settings) -> None:
     """Verify and load a release, then serve it until a signal."""
     release = verify_release(directory)
+    check_engine_url(release, settings)
     configure_logs(settings.log_level, release.digest)
     log = logging.getLogger("serving")
     log.info("loading", extra={"engine": release.serving.engine, "precision": release.serving.precision})

@@ -31,15 +31,16 @@ class _Schema(BaseModel):
 class ServingForm(_Schema):
     """How the weights of a release are served: exactly one engine, precision and form."""
 
-    engine: Literal["openvino", "transformers"] = "openvino"
-    """"openvino" reads llama- and qwen-like models from GGUF on a CPU; "transformers" reads everything else."""
+    engine: Literal["openvino", "transformers", "vllm"] = "openvino"
+    """"openvino" reads llama- and qwen-like models from GGUF on a CPU; "vllm" serves safetensors on GPUs,
+    in a container beside the server; "transformers" reads everything else, one request at a time."""
 
     precision: Literal["q8_0", "f16", "bf16", "f32"] = "q8_0"
     """Of the stored weights. OpenVINO computes activations and the KV cache in f32 (its exact mode)."""
 
     @model_validator(mode="after")
     def _engine_reads_precision(self) -> ServingForm:
-        readable = {"openvino": ("q8_0", "f16"), "transformers": ("f16", "bf16", "f32")}[self.engine]
+        readable = ("q8_0", "f16") if self.engine == "openvino" else ("f16", "bf16", "f32")
         if self.precision not in readable:
             raise ValueError(
                 f"engine {self.engine} cannot serve precision {self.precision}; choose one of {', '.join(readable)}"

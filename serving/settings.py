@@ -51,6 +51,10 @@ class Settings(BaseModel):
     threads: int = Field(0, ge=0)
     """CPU threads of the engine; 0 lets it choose."""
 
+    engine_url: str = Field("", pattern=r"^(|http://(127\.0\.0\.1|localhost|\[::1\]):[0-9]+)$")
+    """Address of the vLLM in the same pod, for a release that names this engine. It has no authentication, so that it
+    listens on the loopback address alone."""
+
     drain_seconds: int = Field(30, ge=0)
     """After SIGTERM, how long everything may take: lingering, and the answers that run to their end."""
 
@@ -63,7 +67,7 @@ class Settings(BaseModel):
 
     def engine_options(self) -> EngineOptions:
         """The part that the engine reads."""
-        return EngineOptions(max_running=self.max_running, kv_cache_gib=self.kv_cache_gib, threads=self.threads)
+        return EngineOptions(self.max_running, self.kv_cache_gib, self.threads, self.engine_url)
 
 
 def environment_names() -> dict[str, str]:

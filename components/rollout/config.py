@@ -29,8 +29,8 @@ class KServeConfig(StepConfig):
     hostname: str = Field(default="", pattern=r"^(|[a-z0-9.-]+)$")
     """Host that the route takes; "" takes every host of the gateway's listener."""
 
-    runtime: str = Field(default="slipway-cpu", pattern=r"^[a-z0-9][a-z0-9.-]*$")
-    """ServingRuntime in the namespace."""
+    runtime: str = Field(default="", pattern=r"^(|[a-z0-9][a-z0-9.-]*)$")
+    """ServingRuntime in the namespace; "" is slipway-gpu for engine "vllm", else slipway-cpu."""
 
     image: str = Field(default="", pattern=r"^(|.+@sha256:[0-9a-f]{64})$")
     """Serving image by digest; "" is the runtime's own."""
@@ -42,7 +42,16 @@ class KServeConfig(StepConfig):
     """
 
     replicas: int = Field(default=1, ge=1)
-    """Pods per release."""
+    """Pods per release; the fewest where KEDA makes more. Two or more also survive the drain of a node."""
+
+    max_replicas: int | None = Field(default=None, ge=2)
+    """The most pods per release, by KEDA; None keeps their number. More of them come with the load."""
+
+    requests_per_replica: int = Field(default=8, ge=1)
+    """Requests, answered or waiting, that a pod is to have on the average before KEDA makes another."""
+
+    prometheus: str = Field(default="", pattern=r"^(|https?://[^@?#\s]+)$")
+    """Prometheus that has the servers' metrics, as KEDA reaches it; for max_replicas."""
 
     cpu: str = Field(default="500m", pattern=r"^[0-9]+(m|\.[0-9]+)?$")
     """CPU that a pod is sure to have; it may use what is free beside."""
@@ -51,7 +60,7 @@ class KServeConfig(StepConfig):
     """Memory that a pod asks for, and may not exceed."""
 
     gpus: int = Field(default=0, ge=0)
-    """GPUs (nvidia.com/gpu) per pod."""
+    """GPUs (nvidia.com/gpu) per pod; vLLM splits the model over them."""
 
     grace_seconds: int = Field(default=150, ge=1)
     """terminationGracePeriodSeconds: longer than the pod serves on after it was told to end, and drains then."""
@@ -61,6 +70,19 @@ class KServeConfig(StepConfig):
 
     tolerations: list[dict[str, str]] = Field(default=[])
     """Taints that a pod tolerates, as Kubernetes writes them."""
+
+    @model_validator(mode="after")
+    def _scaling_is_whole(self) -> KServeConfig:
+        if self.max_replicas is None:
+            for name in ("prometheus", "requests_per_replica"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} is for max_replicas; set that, or leave it out")
+            return self
+        if self.max_replicas <= self.replicas:
+            raise ValueError(f"max_replicas {self.max_replicas} must be above replicas ({self.replicas})")
+        if not self.prometheus:
+            raise ValueError("max_replicas needs prometheus: the address at which KEDA asks for the servers' load")
+        return self
 
 
 class RolloutConfig(StepConfig):
@@ -130,6 +152,9 @@ class RolloutConfig(StepConfig):
         if self.target == "local" and self.kserve != KServeConfig():
             changed = ", ".join(sorted(key for key, value in self.kserve if value != getattr(KServeConfig(), key)))
             raise ValueError(f"kserve ({changed}) is for target kserve; set target: kserve, or leave kserve out")
+        if self.serving.engine == "vllm" and (self.target == "local" or not self.kserve.gpus):
+            needed = "rollout.kserve.gpus" if self.target == "kserve" else "target: kserve, and GPUs there"
+            raise ValueError(f"engine vllm needs a GPU; set {needed}, or choose another engine")
         if self.target == "kserve" and len(self.service) > _LONGEST_SERVICE:
             raise ValueError(f"service {self.service!r} is longer than the {_LONGEST_SERVICE} characters that fit")
         needed = self.drain_seconds + PRESTOP_SECONDS

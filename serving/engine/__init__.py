@@ -58,6 +58,8 @@ class EngineOptions:
     """Memory for keys and values; when it is full, the youngest sequences are recomputed later."""
     threads: int = 0
     """CPU threads of one step; 0 lets the engine choose."""
+    url: str = ""
+    """Address of the vLLM that serves the release; "" computes here."""
 
 
 class Engine(Protocol):
@@ -65,7 +67,7 @@ class Engine(Protocol):
 
     @property
     def failure(self) -> str | None:
-        """Why the engine has stopped for good; None while it works."""
+        """Why the engine does not answer; None while it works."""
         ...
 
     def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
@@ -87,10 +89,18 @@ class Engine(Protocol):
 def open_engine(directory: Path, options: EngineOptions | None = None) -> Engine:
     """Load a release directory into the engine that it names, and warm it up.
 
-    Raises ReleaseError for a directory that is no release. An engine's library is imported only when it is used.
+    A release for "vllm" is computed by transformers where there is no vLLM: offline steps need no GPU server, and
+    golden answers allow for the rounding between the two.
+
+    Raises ReleaseError for a directory that is no release, EngineError for a vLLM that does not serve it. An engine's
+    library is imported only when it is used.
     """
     release = read_release(directory)
     options = options or EngineOptions()
+    if options.url:
+        from serving.engine.vllm import VllmEngine
+
+        return VllmEngine(release, options)
     if release.serving.engine == "openvino":
         from serving.engine.openvino import OpenVinoEngine
 

@@ -133,7 +133,9 @@ def test_no_rule_is_wider_than_what_it_names(rendered: list[Object]) -> None:
     for one in grants(rendered):
         words = {one.group, one.resource, *one.verbs}
         assert not any("*" in word for word in words), one
-        assert one.resource.partition("/")[0] not in closed, one
+        # how the gateway treats backends is no secret, and the one ConfigMap that is read
+        named = (one.resource, one.names, one.verbs) == ("configmaps", ("backend-policies",), ("get",))
+        assert named or one.resource.partition("/")[0] not in closed, one
         assert not {"impersonate", "escalate", "bind", "deletecollection"} & set(one.verbs), one
         assert one.resource not in {"pods/exec", "pods/attach", "pods/portforward"}, one
 

@@ -79,13 +79,19 @@ def test_what_the_rollout_writes() -> None:
             gpus=1,
             node_selector={"cloud.google.com/gke-accelerator": "nvidia-l4"},
             tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+            replicas=2,
+            max_replicas=4,
+            prometheus="http://prometheus:9090",
         ),
     )
     old, new = (f"sha256:{digit * 64}" for digit in "12")
     record = Record(stable=old, candidate=new, state="watching", config=config.model_dump(mode="json"))
     route = objects.route(config, "slipway-serving", record, {old: 90, new: 10}, "7")
+    isvc = objects.inference_service(config, "slipway-serving", new, {"run": "weekly", "commit": "abc"})
+    made = {**isvc, "metadata": {**isvc["metadata"], "uid": "1c6f"}}
     written = [
-        objects.inference_service(config, "slipway-serving", new, {"run": "weekly", "commit": "abc"}),
+        isvc,
+        objects.disruption_budget(made),
         route,
         objects.event(route, "Watching", "watching: 10 %", "2026-01-01T00:00:00Z", "1", warning=False),
     ]

@@ -74,10 +74,11 @@ def start(arguments: list[str], log: Path, health: str, **environment: str) -> R
 def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Name -> release directory: one for each engine, and an endless one."""
     root = tmp_path_factory.mktemp("releases")
-    for engine in ("openvino", "transformers"):
+    engines = ("openvino", "transformers", "vllm")
+    for engine in engines:
         make_release(root / engine, engine)
     make_release(root / "endless", endless=True)
-    return {name: root / name for name in ("openvino", "transformers", "endless")}
+    return {name: root / name for name in (*engines, "endless")}
 
 
 @pytest.fixture(scope="session")

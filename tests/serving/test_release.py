@@ -100,13 +100,14 @@ def test_every_field_enters_the_digest(changes):
         ("transformers", "f16", "safetensors"),
         ("transformers", "bf16", "safetensors"),
         ("transformers", "f32", "safetensors"),
+        ("vllm", "bf16", "safetensors"),
     ],
 )
 def test_the_engine_decides_the_form(engine, precision, form):
     assert ServingForm(engine=engine, precision=precision).form == form
 
 
-@pytest.mark.parametrize(("engine", "precision"), [("openvino", "f32"), ("openvino", "bf16"), ("transformers", "q8_0")])
+@pytest.mark.parametrize(("engine", "precision"), [("openvino", "f32"), ("openvino", "bf16"), ("vllm", "q8_0")])
 def test_a_precision_that_the_engine_does_not_read_is_refused(engine, precision):
     with pytest.raises(ValidationError, match=f"engine {engine} cannot serve precision {precision}; choose one of "):
         ServingForm(engine=engine, precision=precision)

@@ -18,8 +18,11 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from serving.engine import open_engine
 from serving.release import Release
 from tests.serving.conftest import MODEL, Running, StartServer, free_port, front_before
+from tests.serving.engine.fake_vllm import FakeVllm, running
+from tests.serving.tiny import CONTEXT
 
 QUESTION = {"messages": [{"role": "user", "content": "A question nobody may read in a log"}], "temperature": 0}
 
@@ -323,3 +326,36 @@ def test_the_fallback_engine_behind_the_same_routes(start_server: StartServer) -
     whole = httpx.post(server.url + "/v1/chat/completions", json=body).json()
     assert len(whole["choices"][0]["token_ids"]) == 6
     assert server.stop() == 0
+
+
+def test_vllm_behind_the_same_routes(start_server: StartServer, releases: dict[str, Path]) -> None:
+    engine = open_engine(releases["vllm"])
+    fake = FakeVllm(engine, CONTEXT)
+    with running(fake) as url:
+        server = start_server("vllm", SLIPWAY_ENGINE_URL=url)
+        body = QUESTION | {"max_tokens": 6, "return_token_ids": True}
+        whole = httpx.post(server.url + "/v1/chat/completions", json=body).json()
+        prompt = whole["prompt_token_ids"]
+        assert whole["choices"][0]["token_ids"] == engine.greedy([prompt], 6)[0]
+        fake.status = 500
+        assert httpx.post(server.url + "/v1/chat/completions", json=body).status_code == 503
+        fake.healthy = False
+        until = time.monotonic() + 20
+        while httpx.get(server.url + "/health").status_code == 200 and time.monotonic() < until:
+            time.sleep(0.2)
+        sick = httpx.get(server.url + "/health")
+        assert sick.status_code == 503 and "vLLM" in sick.text
+        assert server.stop() == 0
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("engine", "environment", "words"),
+    [
+        ("vllm", {}, "the release is for vllm; SLIPWAY_ENGINE_URL must name it"),
+        ("openvino", {"SLIPWAY_ENGINE_URL": "http://127.0.0.1:9"}, "the release is for engine openvino; leave it out"),
+    ],
+)
+def test_a_vllm_is_named_exactly_where_one_is_needed(releases: dict[str, Path], engine, environment, words) -> None:
+    result = run("--release", str(releases[engine]), "--port", str(free_port()), **environment)
+    assert result.returncode == 1 and words in result.stderr

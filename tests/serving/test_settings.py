@@ -25,6 +25,7 @@ def test_by_default_only_this_machine_is_served() -> None:
         ("PORT", "http", "valid integer"),
         ("SLIPWAY_LOG_LEVEL", "loud", "'DEBUG', 'INFO'"),
         ("SLIPWAY_MAX_BODY_BYTES", "-1", "greater than or equal to 1024"),
+        ("SLIPWAY_ENGINE_URL", "http://10.0.0.7:8081", "should match pattern"),
     ],
 )
 def test_a_bad_value_is_named_with_its_variable(variable: str, value: str, words: str) -> None:

@@ -52,7 +52,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def make_release(
     directory: Path, engine: str = "openvino", *, seed: int = 0, endless: bool = False, **generation: object
 ) -> Release:
-    """Write a release: a two-layer llama as GGUF for "openvino", a one-layer GPT-2 for "transformers".
+    """Write a release: a two-layer llama as GGUF for "openvino", a one-layer GPT-2 for the others.
 
     An endless one has no end token and a long context: its answers run until they are cancelled. `generation`
     goes into generation_config.json.

@@ -69,6 +69,10 @@ POD = Kind("Pod", "v1", "pods")
 ENDPOINT_SLICE = Kind("EndpointSlice", "discovery.k8s.io/v1", "endpointslices")
 EVENT = Kind("Event", "v1", "events")
 LEASE = Kind("Lease", "coordination.k8s.io/v1", "leases")
+CONFIG_MAP = Kind("ConfigMap", "v1", "configmaps")
+DISRUPTION_BUDGET = Kind("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets")
+HEALTH_CHECK_POLICY = Kind("HealthCheckPolicy", "networking.gke.io/v1", "healthcheckpolicies")
+GCP_BACKEND_POLICY = Kind("GCPBackendPolicy", "networking.gke.io/v1", "gcpbackendpolicies")
 
 
 class ApiError(TargetError):

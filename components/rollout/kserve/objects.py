@@ -7,18 +7,37 @@ its weights, and in its annotations which release has which role.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from components.rollout.config import RolloutConfig
-from components.rollout.kserve.client import GATEWAY, HTTP_ROUTE, INFERENCE_SERVICE, MANAGER, Object
+from components.rollout.config import KServeConfig, RolloutConfig
+from components.rollout.kserve.client import (
+    DISRUPTION_BUDGET,
+    GATEWAY,
+    HTTP_ROUTE,
+    INFERENCE_SERVICE,
+    MANAGER,
+    Kind,
+    Object,
+)
 
 PREFIX = "slipway.dev/"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 SERVICE = f"{PREFIX}service"
 RELEASE = f"{PREFIX}release"
+AUTOSCALER = "serving.kserve.io/autoscalerClass"
+ISVC_LABEL = "serving.kserve.io/inferenceservice"
+"""KServe's, on the pods of an InferenceService."""
+
 CONTAINER = "kserve-container"
+FRONT = "transformer-container"
+"""Where vLLM computes, KServe's name for what stands before it in the same pod: our server."""
+
+_RUNTIMES = {"vllm": "slipway-gpu"}
+_RUNTIME = "slipway-cpu"
+"""ServingRuntimes of manifests/, by the engine of a release."""
+
 PORT = 80
 """Of the Service that KServe makes before the pods."""
 
@@ -160,17 +179,17 @@ def inference_service(config: RolloutConfig, namespace: str, digest: str, facts:
         limits["nvidia.com/gpu"] = str(kserve.gpus)
     model: Object = {
         "modelFormat": {"name": _FORMAT},
-        "runtime": kserve.runtime,
+        "runtime": kserve.runtime or _RUNTIMES.get(config.serving.engine, _RUNTIME),
         "storageUri": release_uri(kserve.releases, digest),
-        "env": [{"name": "SLIPWAY_DRAIN_SECONDS", "value": str(_whole(config.drain_seconds))}],
         # processor time that nobody else asks for makes answers faster; a limit would only take it away
         "resources": {"requests": {"cpu": kserve.cpu, **limits}, "limits": limits},
     }
+    server: Object = {"env": [{"name": "SLIPWAY_DRAIN_SECONDS", "value": str(_whole(config.drain_seconds))}]}
     if kserve.image:
-        model["image"] = kserve.image
+        server["image"] = kserve.image
     predictor: Object = {
         "minReplicas": kserve.replicas,
-        "maxReplicas": kserve.replicas,
+        "maxReplicas": kserve.max_replicas or kserve.replicas,
         "serviceAccountName": _ACCOUNT,
         "terminationGracePeriodSeconds": kserve.grace_seconds,
         "deploymentStrategy": _pod_replacement(config.strategy),
@@ -178,6 +197,13 @@ def inference_service(config: RolloutConfig, namespace: str, digest: str, facts:
         "enableServiceLinks": False,
         "model": model,
     }
+    if config.serving.engine == "vllm":
+        model["env"] = [{"name": "SLIPWAY_GPUS", "value": str(kserve.gpus)}]
+        predictor["containers"] = [{"name": FRONT, **server}]
+    else:
+        model.update(server)
+    if kserve.max_replicas:
+        predictor["autoScaling"] = {"metrics": [_load(kserve, namespace, name)]}
     if kserve.node_selector:
         predictor["nodeSelector"] = dict(kserve.node_selector)
     if kserve.tolerations:
@@ -193,7 +219,7 @@ def inference_service(config: RolloutConfig, namespace: str, digest: str, facts:
             | {RELEASE: short(digest), "networking.kserve.io/visibility": "cluster-local"},
             "annotations": {
                 "serving.kserve.io/deploymentMode": "Standard",
-                "serving.kserve.io/autoscalerClass": "none",
+                AUTOSCALER: "keda" if kserve.max_replicas else "none",
                 "storage.kserve.io/readonly": "false",  # OpenVINO opens a GGUF file for writing, though it only reads
                 f"{PREFIX}digest": digest,
                 **{f"{PREFIX}{key}": value for key, value in facts.items() if value},
@@ -201,6 +227,16 @@ def inference_service(config: RolloutConfig, namespace: str, digest: str, facts:
         },
         "spec": {"predictor": predictor},
     }
+
+
+def _load(kserve: KServeConfig, namespace: str, name: str) -> Object:
+    """What KEDA is to look at: the requests that a release's pods have, answered or waiting."""
+    pods = f'{{namespace="{namespace}",pod=~"{backend_of(name)}-.*"}}'
+    query = " + ".join(f"sum({gauge}{pods})" for gauge in ("slipway_requests_running", "slipway_queue_depth"))
+    metric = {"backend": "prometheus", "serverAddress": kserve.prometheus, "query": query}
+    # KServe gives KEDA the value as `threshold`, which KEDA takes as the average over the pods
+    target = {"type": "Value", "value": str(kserve.requests_per_replica)}
+    return {"type": "External", "external": {"metric": metric, "target": target}}
 
 
 def _pod_replacement(strategy: str) -> Object:
@@ -212,6 +248,37 @@ def _pod_replacement(strategy: str) -> Object:
 
 def _whole(seconds: float) -> int:
     return -int(-seconds // 1)
+
+
+def disruption_budget(isvc: Object) -> Object | None:
+    """How many of a release's pods may be evicted at a time. None for one pod: a budget could only hold up its node."""
+    if int(isvc["spec"]["predictor"].get("minReplicas", 1)) < 2:
+        return None
+    selector = {"matchLabels": {ISVC_LABEL: isvc["metadata"]["name"]}}
+    return _beside(DISRUPTION_BUDGET, isvc, {"maxUnavailable": 1, "selector": selector})
+
+
+def backend_policy(kind: Kind, isvc: Object, spec: Object) -> Object:
+    """A gateway's policy for a release's Service; `spec` is the whole of it but its target (GEP-713)."""
+    target = {"group": "", "kind": "Service", "name": backend_of(isvc["metadata"]["name"])}
+    return _beside(kind, isvc, {**spec, "targetRef": target})
+
+
+def _beside(kind: Kind, isvc: Object, spec: Object) -> Object:
+    """An object that goes when the InferenceService goes."""
+    metadata = isvc["metadata"]
+    owner = {"apiVersion": isvc["apiVersion"], "kind": isvc["kind"], "name": metadata["name"], "uid": metadata["uid"]}
+    return {
+        "apiVersion": kind.version,
+        "kind": kind.name,
+        "metadata": {
+            "name": backend_of(metadata["name"]),
+            "namespace": metadata["namespace"],
+            "labels": {key: metadata["labels"][key] for key in (MANAGED_BY, SERVICE, RELEASE)},
+            "ownerReferences": [owner],
+        },
+        "spec": spec,
+    }
 
 
 def route(
@@ -261,6 +328,11 @@ def weights_of(found: Object | None) -> dict[str, int]:
         if weight:
             seen[name] = seen.get(name, 0) + weight
     return seen
+
+
+def server_of(names: Collection[str]) -> str:
+    """Which of a pod's containers is our server."""
+    return FRONT if FRONT in names else CONTAINER
 
 
 def _part(found: Object, key: str) -> Object:

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, cast
 
 from components.rollout.kserve.client import Object
-from components.rollout.kserve.objects import CONTAINER, PREFIX, backend_of
+from components.rollout.kserve.objects import AUTOSCALER, PREFIX, backend_of, server_of
 from components.rollout.target import Instance, Origin
 
 _NO_IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
@@ -68,14 +68,16 @@ def _missing(seen: Seen) -> str:
     if seen.deployment is None:
         return _with_warning("KServe has made no Deployment yet", seen)
     spec, status = _part(seen.deployment, "spec"), _part(seen.deployment, "status")
-    wanted = int(spec.get("replicas", 1))
+    # an autoscaler may add pods at any time; those that were there before serve on
+    scaled = _is_scaled(seen.isvc)
+    wanted = _fewest(seen.isvc) if scaled else int(spec.get("replicas", 1))
     if status.get("observedGeneration", 0) < _part(seen.deployment, "metadata").get("generation", 0):
         return "the Deployment's newest form is not yet taken up"
     counts = {key: int(status.get(key) or 0) for key in ("updatedReplicas", "availableReplicas", "replicas")}
     if not seen.pods and counts["replicas"] < wanted:
         refused = _condition(seen.deployment, "ReplicaFailure").get("message")
         return f"its pods cannot be made: {refused}" if refused else _with_warning(f"0 of {wanted} pods are made", seen)
-    if any(count != wanted for count in counts.values()):
+    if any(count < wanted or (count > wanted and not scaled) for count in counts.values()):
         waits = next((words for pod in seen.pods if (words := _pod_waits(pod))), "")
         has = f"{min(counts['updatedReplicas'], counts['availableReplicas'])} of {wanted} pods are ready"
         return f"{has}: {waits}" if waits else _with_warning(has, seen)
@@ -87,6 +89,14 @@ def _missing(seen: Seen) -> str:
     if ends < wanted:
         return f"its Service has {ends} of {wanted} endpoints"
     return ""
+
+
+def _is_scaled(isvc: Object) -> bool:
+    return _part(_part(isvc, "metadata"), "annotations").get(AUTOSCALER, "none") != "none"
+
+
+def _fewest(isvc: Object) -> int:
+    return int(_part(_part(isvc, "spec"), "predictor").get("minReplicas", 1))
 
 
 def _pod_waits(pod: Object) -> str:
@@ -247,7 +257,8 @@ def _details(seen: Seen) -> dict[str, Any]:
         }
         for pod in seen.pods
     ]
-    return {"inference_service": name, "service": backend_of(name), "container": CONTAINER, "pods": pods}
+    containers = {one["name"] for pod in seen.pods for one in _statuses(pod, "containerStatuses")}
+    return {"inference_service": name, "service": backend_of(name), "container": server_of(containers), "pods": pods}
 
 
 # ------------------------------------------------------------------------------------------ small parts

@@ -3,6 +3,8 @@
     <service>-<10 digits>     InferenceService of a release: made, watched, deleted, never changed
     <service>                 HTTPRoute: its rules hold the weights, its annotations the roles (objects.Record)
     slipway-<service>         Lease: held by the rollout that is at work
+    <service>-<10 digits>-predictor
+                              PodDisruptionBudget and gateway policies of a release; its InferenceService owns them
 
 Every write of the route names the version that it was computed from, so nothing that a person does is lost unseen.
 """
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx
+import yaml
 
 from components.progress import say
 from components.rollout import traffic
@@ -28,10 +31,14 @@ from components.rollout.config import RolloutConfig
 from components.rollout.kserve import objects, readiness
 from components.rollout.kserve.client import (
     API_SECONDS,
+    CONFIG_MAP,
     DEPLOYMENT,
+    DISRUPTION_BUDGET,
     ENDPOINT_SLICE,
     EVENT,
     GATEWAY,
+    GCP_BACKEND_POLICY,
+    HEALTH_CHECK_POLICY,
     HTTP_ROUTE,
     INFERENCE_SERVICE,
     LEASE,
@@ -45,7 +52,7 @@ from components.rollout.kserve.client import (
     Object,
 )
 from components.rollout.kserve.lease import Lock, holder_of, is_held, lease_name
-from components.rollout.kserve.objects import Record, WentLive, backend_of, labels, name_of, read_record
+from components.rollout.kserve.objects import ISVC_LABEL, Record, WentLive, backend_of, labels, name_of, read_record
 from components.rollout.kserve.publish import publish
 from components.rollout.target import UNKNOWN, Instance, Observation, Origin, TargetError, Traffic, live_release
 from components.step_config import InputError
@@ -63,6 +70,10 @@ _TRIES = 3
 """Probes before the public address counts as down: one that meets a pod at its end says nothing of the route."""
 
 _WATCH_AGAIN_SECONDS = 5.0
+_POLICIES = "backend-policies"
+"""ConfigMap that says how the cluster's gateway is to treat every release: kind of a policy -> its spec as YAML."""
+
+_POLICY_KINDS = {kind.name: kind for kind in (HEALTH_CHECK_POLICY, GCP_BACKEND_POLICY)}
 UNREADABLE = "not readable"
 """State of a record that a person has made unreadable; see services."""
 
@@ -196,6 +207,7 @@ class KServeTarget:
     def refuse_early(self) -> None:
         """See Target.refuse_early: namespace, kinds and gateway are there, the address is free, and we may look."""
         self._public()
+        self._policies()
         for kind in _WATCHED:
             self._cluster.list(kind, labels(self._service))
         self._refuse_taken()
@@ -237,7 +249,7 @@ class KServeTarget:
             found[name] = readiness.Seen(
                 isvc,
                 deployments.get(backend_of(name)),
-                [one for one in pods if one["metadata"]["labels"].get(_ISVC_LABEL) == name],
+                [one for one in pods if one["metadata"]["labels"].get(ISVC_LABEL) == name],
                 [one for one in slices if one["metadata"]["labels"].get(_SERVICE_LABEL) == backend_of(name)],
                 [one for one in events if _is_about(one, name) and str(one.get("lastTimestamp") or made) >= made],
             )
@@ -374,6 +386,8 @@ class KServeTarget:
             if name not in seen or not readiness.ready_endpoints(seen[name].slices):
                 raise TargetError(f"{digest} has no server that is ready; the gateway would answer its share with 503")
         before = self._routed(self._route(), Record(), ())
+        for digest in wanted.keys() - before.keys():
+            self._stand_beside(digest, seen[name_of(self._service, digest)].isvc)
         self._change(lambda record: record, wanted)
         self._await_in_force(wanted, before)
 
@@ -463,6 +477,44 @@ class KServeTarget:
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)
 
+    def _stand_beside(self, digest: str, isvc: Object) -> None:
+        """What a release needs beside its servers before it gets requests; it goes when they go.
+
+        The stable release comes back without it rather than not at all.
+        """
+        try:
+            budget = objects.disruption_budget(isvc)
+            if budget:
+                self._cluster.apply(DISRUPTION_BUDGET, budget)
+            policies = self._policies()
+            if HEALTH_CHECK_POLICY in policies:
+                policy = objects.backend_policy(HEALTH_CHECK_POLICY, isvc, policies[HEALTH_CHECK_POLICY])
+                self._cluster.apply(HEALTH_CHECK_POLICY, policy)
+            if GCP_BACKEND_POLICY in policies:
+                policy = objects.backend_policy(GCP_BACKEND_POLICY, isvc, policies[GCP_BACKEND_POLICY])
+                self._cluster.apply(GCP_BACKEND_POLICY, policy)
+        except TargetError as error:
+            if self._record(self._route()).stable != digest:
+                raise
+            say("not_protected", step="rollout", release=digest, why=str(error))
+
+    def _policies(self) -> dict[Kind, Object]:
+        """How the cluster's gateway is to treat a release. Raises TargetError for what is no such policy."""
+        found = self._cluster.get(CONFIG_MAP, _POLICIES) or {}
+        policies: dict[Kind, Object] = {}
+        for name, text in cast("dict[str, str]", found.get("data") or {}).items():
+            where = f"ConfigMap {_POLICIES} in namespace {self._cluster.namespace}: {name}"
+            if name not in _POLICY_KINDS:
+                raise TargetError(f"{where} is no policy that is known; known are {', '.join(sorted(_POLICY_KINDS))}")
+            try:
+                spec = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise TargetError(f"{where} is not YAML: {error}") from error
+            if not isinstance(spec, dict) or "targetRef" in spec:
+                raise TargetError(f"{where} is not the spec of a policy without its targetRef")
+            policies[_POLICY_KINDS[name]] = cast("Object", spec)
+        return policies
+
     def _refuse_routed(self, digest: str) -> None:
         if self._is_routed(digest):
             raise TargetError(f"{digest} gets traffic and is not removed")
@@ -504,7 +556,7 @@ class KServeTarget:
             ours = isvc is not None and found is not None and isvc["metadata"]["uid"] == found["metadata"]["uid"]
             if isvc and ours and not isvc["metadata"].get("deletionTimestamp"):
                 self._cluster.delete(INFERENCE_SERVICE, isvc)
-            pods = [one["metadata"]["name"] for one in self._cluster.list(POD, {_ISVC_LABEL: name})]
+            pods = [one["metadata"]["name"] for one in self._cluster.list(POD, {ISVC_LABEL: name})]
             if not ours and not pods:
                 return
             if time.monotonic() > deadline:
@@ -547,7 +599,6 @@ class _Watch:
                 self._stopped.wait(_WATCH_AGAIN_SECONDS)
 
 
-_ISVC_LABEL = "serving.kserve.io/inferenceservice"
 _SERVICE_LABEL = "kubernetes.io/service-name"
 
 
@@ -609,7 +660,8 @@ def _is_one_of(answered: str | None, wanted: Collection[str]) -> bool:
 def _serves(pod: Object) -> bool:
     """Whether its server runs; one that is ending is left out, since nothing new reaches it."""
     statuses = cast("list[Object]", pod.get("status", {}).get("containerStatuses") or [])
-    running = any(one["name"] == objects.CONTAINER and one.get("started") for one in statuses)
+    server = objects.server_of([one["name"] for one in statuses])
+    running = any(one["name"] == server and one.get("started") for one in statuses)
     return running and not pod["metadata"].get("deletionTimestamp")
 
 

@@ -38,3 +38,28 @@ def test_a_name_must_fit_into_kserves_labels():
 def test_an_address_that_holds_a_secret_or_is_none_is_refused(releases):
     with pytest.raises(ValidationError, match="releases"):
         KServeConfig(releases=releases)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"max_replicas": 2, "replicas": 2, "prometheus": "http://p:9090"}, r"max_replicas 2 must be above replicas"),
+        ({"max_replicas": 2}, "max_replicas needs prometheus"),
+        ({"prometheus": "http://p:9090"}, "prometheus is for max_replicas"),
+        ({"requests_per_replica": 3}, "requests_per_replica is for max_replicas"),
+        ({"max_replicas": 2, "prometheus": "http://user:word@p:9090"}, "String should match"),
+    ],
+)
+def test_scaling_is_set_whole_or_not_at_all(changes, words):
+    with pytest.raises(ValidationError, match=words):
+        KServeConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"), [("local", "set target: kserve"), ("kserve", r"set rollout\.kserve\.gpus")]
+)
+def test_vllm_needs_a_gpu(target, words):
+    serving = {"engine": "vllm", "precision": "bf16"}
+    with pytest.raises(ValidationError, match=f"engine vllm needs a GPU; {words}"):
+        RolloutConfig(target=target, serving=serving)
+    assert RolloutConfig(target="kserve", serving=serving, kserve=KServeConfig(gpus=1))

@@ -1,28 +1,43 @@
-"""Both engines on tiny real models, through the one interface."""
+"""Every engine on tiny real models, through the one interface; vLLM's is a stand-in that computes with transformers."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
-from serving.engine import Engine, EngineError, Sampling, open_engine
+from serving.engine import Engine, EngineError, EngineOptions, Sampling, open_engine
 from serving.engine.weights import load_weights
 from serving.release import GGUF_FILE, ReleaseError, read_release
+from tests.serving.engine import fake_vllm
 from tests.serving.tiny import make_release
 
 PROMPTS = [[1, 30 + index, 60, 2 * index + 5] for index in range(8)]
 
 
-@pytest.fixture(scope="module", params=["openvino", "transformers"])
+@pytest.fixture(scope="module", params=["openvino", "transformers", "vllm"])
 def engine(request: pytest.FixtureRequest, releases: dict[str, Path]) -> Iterator[Engine]:
-    opened = open_engine(releases[request.param])
-    yield opened
-    opened.close()
+    with opened(releases[request.param]) as engine:
+        yield engine
+
+
+@contextmanager
+def opened(directory: Path) -> Iterator[Engine]:
+    """The engine of a release, as a server has it."""
+    release = read_release(directory)
+    with ExitStack() as stack:
+        engine = open_engine(directory)
+        stack.callback(engine.close)
+        if release.serving.engine == "vllm":
+            url = stack.enter_context(fake_vllm.running(fake_vllm.FakeVllm(engine, release.context_length)))
+            engine = open_engine(directory, EngineOptions(url=url))
+            stack.callback(engine.close)
+        yield engine
 
 
 async def answer(engine: Engine, prompt: list[int], **sampling: object) -> tuple[list[int], str | None]:
@@ -99,11 +114,14 @@ def test_top_k_of_one_is_greedy(engine: Engine) -> None:
     assert token_ids == engine.greedy([PROMPTS[1]], 40)[0]
 
 
-@pytest.mark.parametrize("kind", ["openvino", "transformers"])
+@pytest.mark.parametrize("kind", ["openvino", "transformers", "vllm"])
 def test_leaving_early_frees_the_engine(kind: str, tmp_path: Path) -> None:
     make_release(tmp_path / "endless", kind, endless=True)
-    engine = open_engine(tmp_path / "endless")
+    with opened(tmp_path / "endless") as engine:
+        leave_early(engine)
 
+
+def leave_early(engine: Engine) -> None:
     async def leave_after_three() -> int:
         deltas = engine.generate(PROMPTS[0], Sampling(max_tokens=16_000))
         seen = 0
@@ -119,14 +137,16 @@ def test_leaving_early_frees_the_engine(kind: str, tmp_path: Path) -> None:
     # The transformers engine computes one request at a time: this would wait for all 16,000 tokens.
     assert len(engine.greedy([PROMPTS[1]], 5)[0]) == 5
     assert time.monotonic() - start < 5
-    engine.close()
 
 
-@pytest.mark.parametrize("kind", ["openvino", "transformers"])
+@pytest.mark.parametrize("kind", ["openvino", "transformers", "vllm"])
 def test_closing_ends_what_runs(kind: str, tmp_path: Path) -> None:
     make_release(tmp_path / "endless", kind, endless=True)
-    engine = open_engine(tmp_path / "endless")
+    with opened(tmp_path / "endless") as engine:
+        close_early(engine)
 
+
+def close_early(engine: Engine) -> None:
     async def close_in_the_middle() -> None:
         deltas = engine.generate(PROMPTS[0], Sampling(max_tokens=16_000))
         await anext(deltas)

@@ -28,6 +28,10 @@ KINDS = {
     "endpointslices": "discovery.k8s.io/v1",
     "events": "v1",
     "leases": "coordination.k8s.io/v1",
+    "configmaps": "v1",
+    "poddisruptionbudgets": "policy/v1",
+    "healthcheckpolicies": "networking.gke.io/v1",
+    "gcpbackendpolicies": "networking.gke.io/v1",
 }
 Object = dict[str, Any]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from components.rollout.config import KServeConfig, RolloutConfig
 from components.rollout.kserve import objects
 from components.rollout.kserve.objects import Record, WentLive, read_record
+from serving.release import ServingForm
 
 OLD, NEW = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 
@@ -46,6 +49,48 @@ def test_no_autoscaler_changes_the_number_of_pods():
     made = objects.inference_service(config(replicas=3), "serving", OLD, {})
     assert made["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == "none"
     assert made["spec"]["predictor"]["minReplicas"] == made["spec"]["predictor"]["maxReplicas"] == 3
+
+
+def test_vllm_gets_the_gpus_and_our_server_stands_before_it():
+    kserve = KServeConfig(gpus=2, image="registry/slipway-serving@sha256:" + "0" * 64)
+    serving = ServingForm(engine="vllm", precision="bf16")
+    config = RolloutConfig(target="kserve", serving=serving, drain_seconds=7, kserve=kserve)
+    made = objects.inference_service(config, "serving", NEW, {})["spec"]["predictor"]
+    assert made["model"]["runtime"] == "slipway-gpu"
+    assert made["model"]["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert made["model"]["env"] == [{"name": "SLIPWAY_GPUS", "value": "2"}] and "image" not in made["model"]
+    drain = {"name": "SLIPWAY_DRAIN_SECONDS", "value": "7"}
+    assert made["containers"] == [{"name": objects.FRONT, "env": [drain], "image": kserve.image}]
+
+
+@pytest.mark.parametrize(
+    ("names", "server"),
+    [(["kserve-container"], "kserve-container"), (["kserve-container", "transformer-container"], objects.FRONT)],
+)
+def test_our_server_is_what_stands_before(names, server):
+    assert objects.server_of(names) == server
+
+
+def test_keda_makes_more_pods_by_the_load_of_this_release():
+    kserve = KServeConfig(replicas=2, max_replicas=6, prometheus="http://prometheus:9090", requests_per_replica=4)
+    made = objects.inference_service(RolloutConfig(target="kserve", kserve=kserve), "space", NEW, {})
+    predictor = made["spec"]["predictor"]
+    assert made["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == "keda"
+    assert (predictor["minReplicas"], predictor["maxReplicas"]) == (2, 6)
+    (metric,) = predictor["autoScaling"]["metrics"]
+    assert metric["external"]["target"] == {"type": "Value", "value": "4"}
+    query = metric["external"]["metric"]["query"]
+    gauges = re.findall(r"sum\((\w+)\{([^}]*)\}\)", query)
+    assert [gauge for gauge, _ in gauges] == ["slipway_requests_running", "slipway_queue_depth"]
+    pods = f'namespace="space",pod=~"{objects.name_of("energy-chat", NEW)}-predictor-.*"'
+    assert [where for _, where in gauges] == [pods, pods]
+
+
+def test_the_gauges_that_keda_asks_for_are_the_servers():
+    from serving import metrics
+
+    named = {metric.describe()[0].name for metric in (metrics.RUNNING, metrics.WAITING)}
+    assert named == {"slipway_requests_running", "slipway_queue_depth"}
 
 
 def test_what_is_not_set_is_left_to_the_runtime():

@@ -88,6 +88,24 @@ def test_ready_is_when_everything_says_so():
     assert seen.details["pods"] == [{"pod": "p", "node": "n", "phase": "Running", "restarts": 0}]
 
 
+@pytest.mark.parametrize(
+    ("autoscaler", "counts", "state"),
+    [
+        ("keda", {"replicas": 3, "updatedReplicas": 3, "availableReplicas": 2}, "ready"),  # a third one starts
+        ("keda", {"replicas": 3, "updatedReplicas": 3, "availableReplicas": 1}, "starting"),
+        ("none", {"replicas": 3, "updatedReplicas": 3, "availableReplicas": 2}, "starting"),
+    ],
+)
+def test_a_pod_that_an_autoscaler_adds_is_not_waited_for(autoscaler, counts, state):
+    seen = good()
+    seen.isvc["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] = autoscaler
+    seen.isvc["spec"]["predictor"]["minReplicas"] = 2
+    seen.deployment["spec"]["replicas"] = 3
+    seen.deployment["status"] |= counts
+    ends = [{"addresses": [address], "conditions": {"ready": True}} for address in ("10.0.0.1", "10.0.0.2")]
+    assert judged(replace(seen, slices=[{"endpoints": ends}])).state == state
+
+
 def changed(path, value):
     """The good one with one thing different."""
     seen = copy.deepcopy(good())

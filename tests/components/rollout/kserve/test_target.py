@@ -43,6 +43,15 @@ def served(target, one):
     return target
 
 
+HEALTH = "default: {config: {type: HTTP, httpHealthCheck: {requestPath: /health}}}"
+TIMEOUT = "default: {timeoutSec: 600}"
+
+
+def treats_backends(place, **policies):
+    """The ConfigMap by which a cluster says how its gateway is to treat every release."""
+    place.api.put("configmaps", {"metadata": {"name": "backend-policies"}, "data": policies})
+
+
 # ----------------------------------------------------------------------------------------------- rollouts
 
 
@@ -446,3 +455,74 @@ def test_nothing_is_changed_without_the_lock(place, one):
     for act in (lambda: target.apply(*one), lambda: target.route({}), lambda: target.promote(one[0])):
         with pytest.raises(TargetError, match="is not held"):
             act()
+
+
+# ------------------------------------------------------------------------------- what stands beside a release
+
+
+def asked(place):
+    """(method, path without its query) of every request."""
+    return [(method, path.partition("?")[0]) for method, path in place.api.requests]
+
+
+def test_the_gateways_policies_are_there_before_the_first_request(place, served, two):
+    treats_backends(place, HealthCheckPolicy=HEALTH, GCPBackendPolicy=TIMEOUT)
+    roll(served, two)
+    isvc, backend = place.api.one("inferenceservices", name(two[0])), f"{name(two[0])}-predictor"
+    for plural, spec in (("healthcheckpolicies", {"config": {"type": "HTTP"}}), ("gcpbackendpolicies", {})):
+        (policy,) = place.api.all(plural)
+        assert policy["spec"]["targetRef"] == {"group": "", "kind": "Service", "name": backend}
+        assert policy["spec"]["default"] and spec.keys() <= policy["spec"]["default"].keys()
+        assert policy["metadata"]["ownerReferences"][0]["uid"] == isvc["metadata"]["uid"]
+    kinds = [path.split("/")[-2] for method, path in asked(place) if method == "PATCH"]
+    weights = place.api.one("httproutes", "chat")["spec"]["rules"][0]["backendRefs"]
+    assert [one["name"] for one in weights] == [backend]
+    assert kinds[-4:] == ["healthcheckpolicies", "gcpbackendpolicies", "httproutes", "httproutes"]  # weights, roles
+
+
+def test_a_cluster_that_says_nothing_gets_no_policies(place, served):
+    assert [place.api.all(plural) for plural in ("healthcheckpolicies", "gcpbackendpolicies")] == [[], []]
+
+
+@pytest.mark.parametrize(("replicas", "budgets"), [(1, []), (2, [1])])
+def test_pods_are_evicted_one_at_a_time_where_others_serve_on(place, one, replicas, budgets):
+    made = place.target(kserve={"replicas": replicas})
+    with made.hold():
+        roll(made, one)
+    found = place.api.all("poddisruptionbudgets")
+    assert [budget["spec"]["maxUnavailable"] for budget in found] == budgets
+    pods = {"serving.kserve.io/inferenceservice": name(one[0])}
+    assert all(budget["spec"]["selector"] == {"matchLabels": pods} for budget in found)
+
+
+@pytest.mark.parametrize(
+    ("policies", "words"),
+    [
+        ({"HealtCheckPolicy": HEALTH}, "HealtCheckPolicy is no policy that is known; known are GCPBackendPolicy, Hea"),
+        ({"HealthCheckPolicy": "default: {"}, "HealthCheckPolicy is not YAML"),
+        ({"HealthCheckPolicy": "true"}, "is not the spec of a policy"),
+        ({"GCPBackendPolicy": "targetRef: {name: all}"}, "is not the spec of a policy without its targetRef"),
+    ],
+)
+def test_a_policy_that_is_none_is_refused_early(place, target, policies, words):
+    treats_backends(place, **policies)
+    with pytest.raises(TargetError, match=words):
+        target.refuse_early()
+
+
+def test_a_candidate_without_its_policies_gets_no_request(place, served, one, two):
+    treats_backends(place, HealthCheckPolicy=HEALTH)
+    place.api.missing_kinds.add("healthcheckpolicies")
+    served.apply(*two)
+    with pytest.raises(TargetError, match=r"it does not know healthcheckpolicies\.networking\.gke\.io"):
+        served.route({one[0]: 50, two[0]: 50})
+    assert served.observe().routed == {one[0]: 100}
+
+
+def test_the_stable_release_comes_back_without_its_policies_rather_than_not_at_all(place, served, one, capsys):
+    treats_backends(place, HealthCheckPolicy=HEALTH)
+    served.route({})
+    place.api.missing_kinds.add("healthcheckpolicies")
+    served.route({one[0]: 100})
+    assert served.live() == one[0]
+    assert "not_protected" in capsys.readouterr().out
