@@ -66,6 +66,24 @@ def test_two_releases_and_the_way_back(service, artifacts):
     assert {"starting", "watching 10 %", "watching 50 %", "watching 100 %", "promoting", "removing", "live"} <= told
 
 
+def test_what_stands_beside_a_release_goes_with_it(service, artifacts):
+    """Two pods: evicted one at a time. The garbage collector takes the budget when the InferenceService goes."""
+    first, second = artifacts
+    two = {"replicas": 2, "cpu": "100m"}
+    service.roll(first, two)
+    (budget,) = service.cluster.get("pdb", "-n", NAMESPACE, "-l", f"slipway.dev/service={service.name}")["items"]
+    (isvc,) = service.cluster.get("isvc", "-n", NAMESPACE, "-l", f"slipway.dev/service={service.name}")["items"]
+    assert budget["metadata"]["ownerReferences"][0]["uid"] == isvc["metadata"]["uid"]
+    budget = service.cluster.get("pdb", "-n", NAMESPACE, budget["metadata"]["name"])
+    assert budget["status"]["expectedPods"] == 2 and budget["status"]["disruptionsAllowed"] <= 1
+    service.roll(second)
+    service.settled_on(digest_of(second))
+    deadline = time.monotonic() + 60
+    while service.names("pdb") and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert service.names("pdb") == set()
+
+
 def test_wrong_answers_are_rolled_back(service, artifacts, spoiled):
     first, _ = artifacts
     service.roll(first)
