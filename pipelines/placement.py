@@ -20,6 +20,9 @@ ENGINES: tuple[Engine, ...] = get_args(Engine)
 DEFAULT_ENGINE = ENGINES[0]
 
 _GPU_LABEL = "cloud.google.com/gke-accelerator"
+_QUEUE_LABEL, _GPU_QUEUE = "kueue.x-k8s.io/queue-name", "gpu"
+"""Where Kueue runs, a step waits in this queue until there is room for it (manifests/components/gke/queue.yaml)."""
+
 _USER = 65532
 """Of the steps' images. Kubeflow demands a user that is not root, and Kubernetes believes only numbers."""
 
@@ -193,6 +196,7 @@ def _choose_nodes(task: dsl.PipelineTask, resources: Resources) -> None:
     from kfp import kubernetes
 
     if resources.gpus:
+        kubernetes.add_pod_label(task, _QUEUE_LABEL, _GPU_QUEUE)
         kubernetes.add_node_selector(task, _GPU_LABEL, resources.accelerator)
         kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
     if resources.spot:

@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -240,12 +240,13 @@ def _bring(
         expected,
         directory,
         GoldenCheck(target.http, config.service, config.gap_bound, config.answer_seconds),
-        _announce,
+        partial(_announce, config.service),
         plan(config),
         on_the_way=lambda seen: _attest_on_the_way(store, config, target, seen),
     ).run()
     outage = {"outage_seconds": round(outcome.outage_seconds, 1)} if outcome.outage_seconds else {}
-    say("live", step="rollout", action=outcome.action, release=digest, url=outcome.url, **outage)
+    service, url = config.service, outcome.url
+    say("live", step="rollout", service=service, action=outcome.action, release=digest, url=url, **outage)
     record = _record(config, outcome, origin) | outage
     if outcome.action != "rolled out":
         record["live_since"] = attested.get("live_since", record["live_since"])
@@ -322,10 +323,10 @@ def _attest(store: Store, outcome: Outcome, record: dict[str, Any]) -> None:
         ) from error
 
 
-def _announce(step: Step) -> None:
+def _announce(service: str, step: Step) -> None:
     share = {"share": step.share} if step.share else {}
     words = {"reason": step.reason} if step.reason else {}
-    say("rollout", step="rollout", does=step.kind, release=step.digest, **share, **words)
+    say("rollout", step="rollout", service=service, does=step.kind, release=step.digest, **share, **words)
 
 
 def _instances(seen: Observation) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from tests.pipelines import ir
 
 GPU_PROFILES = [name for name in PROFILES if name != "cpu"]
 ACCELERATOR_LABEL = "cloud.google.com/gke-accelerator"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SPOT_LABEL = "cloud.google.com/gke-spot"
 
 
@@ -33,6 +34,7 @@ def find_misplaced(pipeline: ir.Pipeline, placement: Placement) -> list[str]:
             "memory": (wanted.memory, wanted.memory),
             "accelerator": ("nvidia.com/gpu", str(wanted.gpus)) if wanted.gpus else ("", ""),
             "nodes": wanted_labels(wanted),
+            "queue": "gpu" if wanted.gpus else "",
             "tolerations": wanted_tolerations(wanted),
         }
         wrong = [name for name in expected if found[name] != expected[name]]
@@ -44,9 +46,10 @@ def node_rules(pipeline: ir.Pipeline, step: str) -> dict[str, Any]:
     """The labels that a step's node must have, and the taints that it may have."""
     config = pipeline.kubernetes.get(pipeline.executor_of(step))
     if config is None:
-        return {"nodes": {}, "tolerations": set()}
+        return {"nodes": {}, "tolerations": set(), "queue": ""}
     tolerated = {one.key for one in config.tolerations if (one.operator, one.effect) == ("Exists", "NoSchedule")}
-    return {"nodes": dict(config.node_selector.labels), "tolerations": tolerated}
+    queue = config.pod_metadata.labels.get(QUEUE_LABEL, "")
+    return {"nodes": dict(config.node_selector.labels), "tolerations": tolerated, "queue": queue}
 
 
 def wanted_labels(resources: Resources) -> dict[str, str]:
@@ -130,7 +133,7 @@ def find_misfurnished(pipeline: ir.Pipeline) -> list[str]:
             "user": (config.security_context.run_as_user, config.security_context.run_as_non_root),
             "run": [(one.name, one.field_path) for one in config.field_path_as_env],
             "deadline": config.active_deadline_seconds > 0,
-            "labels": dict(config.pod_metadata.labels),
+            "labels": {key: value for key, value in config.pod_metadata.labels.items() if key != QUEUE_LABEL},
         }
         expected = {
             "volumes": [("slipway-store", "/mnt/slipway")],
@@ -209,6 +212,10 @@ MISTAKES: dict[str, tuple[Mutation, str]] = {
     "another GPU's node": (
         lambda _, p: nodes(p, "finetune")["nodeSelector"]["labels"].update({ACCELERATOR_LABEL: "nvidia-tesla-t4"}),
         "finetune: nodes is ",
+    ),
+    "past the queue": (
+        lambda _, p: nodes(p, "finetune")["podMetadata"]["labels"].pop(QUEUE_LABEL),
+        "finetune: queue is ",
     ),
     "no toleration": (lambda _, p: nodes(p, "evaluate").pop("tolerations"), "evaluate: tolerations is set()"),
     "a toleration that never matches": (

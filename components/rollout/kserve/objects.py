@@ -44,6 +44,9 @@ PORT = 80
 _ACCOUNT = "predictor"
 """The ServiceAccount of model servers (manifests/base/accounts.yaml)."""
 
+_PRIORITY = "slipway-serving"
+"""The PriorityClass of model servers (manifests/base/priorities.yaml): steps of a pipeline make room for them."""
+
 _FETCH = "slipway"
 """The ClusterStorageContainer of the verified fetch. KServe's own one takes gs:// too, and the first match wins."""
 
@@ -191,6 +194,7 @@ def inference_service(config: RolloutConfig, namespace: str, digest: str, facts:
         "minReplicas": kserve.replicas,
         "maxReplicas": kserve.max_replicas or kserve.replicas,
         "serviceAccountName": _ACCOUNT,
+        "priorityClassName": _PRIORITY,
         "terminationGracePeriodSeconds": kserve.grace_seconds,
         "deploymentStrategy": _pod_replacement(config.strategy),
         "storageContainerName": _FETCH,

@@ -58,7 +58,9 @@ from components.rollout.target import UNKNOWN, Instance, Observation, Origin, Ta
 from components.step_config import InputError
 from serving.release import read_release
 
-_IN_FORCE_SECONDS = 60.0
+_IN_FORCE_SECONDS = 240.0
+"""Google's load balancers take minutes to take up a route; a gateway in the cluster, less than a second."""
+
 _DELETE_SECONDS = 60.0
 """Beyond the grace that its pods have."""
 
@@ -69,6 +71,12 @@ _ANSWERS = 12
 _TRIES = 3
 """Probes before the public address counts as down: one that meets a pod at its end says nothing of the route."""
 
+_UNSEEN_SECONDS = 90.0
+"""A load balancer follows a route that it has accepted within a minute or so; behind a sign-in, nobody sees it."""
+
+_IAP_HEADER = "x-goog-iap-generated-response"
+"""On what Identity-Aware Proxy answers itself (https://cloud.google.com/iap/docs/query-parameters-and-headers-howto)."""
+
 _WATCH_AGAIN_SECONDS = 5.0
 _POLICIES = "backend-policies"
 """ConfigMap that says how the cluster's gateway is to treat every release: kind of a policy -> its spec as YAML."""
@@ -76,6 +84,9 @@ _POLICIES = "backend-policies"
 _POLICY_KINDS = {kind.name: kind for kind in (HEALTH_CHECK_POLICY, GCP_BACKEND_POLICY)}
 UNREADABLE = "not readable"
 """State of a record that a person has made unreadable; see services."""
+
+_CONDITIONS = ("Accepted", "ResolvedRefs", "Reconciled")
+"""Of a route that its gateway follows; the last one is GKE's."""
 
 _POD_PORT = 8080
 _WATCHED = (INFERENCE_SERVICE, DEPLOYMENT, POD, ENDPOINT_SLICE, HTTP_ROUTE)
@@ -185,17 +196,37 @@ class KServeTarget:
     def http(self, url: str, seconds: float) -> httpx.Client:
         """See Target.http."""
         public = self._public()
-        if url == public.url:
-            return httpx.Client(
-                base_url=public.base,
-                headers=public.headers,
-                timeout=seconds,
-                verify=public.base.startswith("https"),  # reading the certificates that are trusted takes a while
-                trust_env=False,  # proxies of the environment are for the internet
-                limits=httpx.Limits(max_keepalive_connections=0),  # a kept connection would stay with one server
-            )
-        name = url.removeprefix("http://").partition(".")[0]
+        if url == public.url and not self._asks_for_sign_in():
+            return self._at_the_door(seconds)
+        name = self._busiest() if url == public.url else url.removeprefix("http://").partition(".")[0]
         return self._cluster.http(f"services/{name}:{objects.PORT}", seconds)
+
+    def _at_the_door(self, seconds: float) -> httpx.Client:
+        public = self._public()
+        return httpx.Client(
+            base_url=public.base,
+            headers=public.headers,
+            timeout=seconds,
+            verify=public.base.startswith("https"),  # reading the certificates that are trusted takes a while
+            trust_env=False,  # proxies of the environment are for the internet
+            limits=httpx.Limits(max_keepalive_connections=0),  # a kept connection would stay with one server
+        )
+
+    def _asks_for_sign_in(self) -> bool:
+        """Whether the public address lets nobody in without a Google account (Identity-Aware Proxy).
+
+        Then its release is asked at its own address, and that the route is in force by the route's status alone.
+        """
+        with suppress(httpx.HTTPError), self._at_the_door(_PROBE_SECONDS) as client:
+            return _IAP_HEADER in client.get("/health").headers
+        return False
+
+    def _busiest(self) -> str:
+        """The Service that the route gives most."""
+        weights = objects.weights_of(self._route())
+        if not weights:
+            raise TargetError(f"HTTPRoute {self._service} gives its requests to nobody")
+        return max(weights, key=lambda name: weights[name])
 
     def wait(self, seconds: float) -> None:
         """See Target.wait."""
@@ -292,7 +323,7 @@ class KServeTarget:
             words = (
                 f"{condition['type']} is {condition['status']}: {condition.get('reason')}: {condition.get('message')}"
             )
-            if condition["type"] in ("Accepted", "ResolvedRefs") and condition["status"] != "True":
+            if condition["type"] in _CONDITIONS and condition["status"] != "True":
                 return words
             if condition.get("observedGeneration", generation) < generation:
                 return f"its generation {generation} is not yet taken up"
@@ -312,13 +343,18 @@ class KServeTarget:
             raise TargetError(f"there is no Gateway {named}; apply manifests/, or set rollout.kserve.gateway")
         addresses = cast("list[Object]", gateway.get("status", {}).get("addresses") or [])
         listeners = cast("list[Object]", gateway["spec"].get("listeners") or [])
-        listener = next((one for one in listeners if one.get("protocol") in ("HTTP", "HTTPS")), None)
+        spoken = [one for one in listeners if one.get("protocol") in ("HTTPS", "HTTP")]
+        # beside one with TLS, the other only sends people there
+        listener = max(spoken, key=lambda one: one["protocol"] == "HTTPS", default=None)
         if not addresses or listener is None:
             missing = "address in its status" if listener else "HTTP listener"
             raise TargetError(f"Gateway {named} has no {missing}; see `kubectl describe gateway -n {space} {name}`")
         scheme = str(listener["protocol"]).lower()
         port = "" if int(listener["port"]) == {"http": 80, "https": 443}[scheme] else f":{listener['port']}"
-        hostname, address = self._config.kserve.hostname, str(addresses[0]["value"])
+        hostname = self._config.kserve.hostname or str(listener.get("hostname") or "").removeprefix("*.")
+        address = str(addresses[0]["value"])
+        if scheme == "https" and not hostname:
+            raise TargetError(f"Gateway {named} speaks TLS, so a name is needed; set rollout.kserve.hostname")
         url = f"{scheme}://{hostname or address}{port}"
         if hostname and scheme == "http":  # it works before the name does
             return _Public(url, f"http://{address}{port}", {"Host": f"{hostname}{port}"})
@@ -530,9 +566,18 @@ class KServeTarget:
         total = max(sum(wanted.values()), sum(before.values()), 1)
         needed = max(_ANSWERS, math.ceil(1.5 * total / max(smallest, 1)))
         answered: list[str | None] = []
+        accepted = math.inf
         while True:
-            why = self._not_accepted(self._route()) if wanted else ""
-            if not why:
+            route = self._route()
+            if wanted and not objects.is_attached(route):
+                raise TargetError(f"HTTPRoute {self._service} was taken away by somebody else")
+            why = self._not_accepted(route) if wanted else ""
+            accepted = math.inf if why else min(accepted, time.monotonic())
+            if not why and self._asks_for_sign_in():
+                if time.monotonic() - accepted >= min(_UNSEEN_SECONDS, self._in_force_seconds / 2):
+                    return
+                why = "it asks for sign-in, so that nobody sees who answers"
+            elif not why:
                 answered = self._answers(needed, wanted)
                 shown = set(answered) == set(wanted) if wanted else not any(answered)
                 if shown:

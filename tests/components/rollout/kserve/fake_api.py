@@ -341,6 +341,9 @@ class World:
         self.follows = True
         """Whether the gateway takes up new routes."""
 
+        self.signs_in = False
+        """Whether the gateway's own answers are those of an Identity-Aware Proxy."""
+
         self.served: dict[str, int] = {}
         """Name of a backend Service -> weight, as the gateway has it in force."""
 
@@ -463,6 +466,8 @@ def _public(world: World) -> type[BaseHTTPRequestHandler]:
             pass
 
         def do_POST(self) -> None:
+            if world.signs_in:
+                return self._sign_in()
             backend = world.turn() or ""
             content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             status, headers, content = world._proxied(f"services/{backend}:80", "POST", self.path, content)
@@ -472,7 +477,16 @@ def _public(world: World) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(content)
 
+        def _sign_in(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", "https://accounts.google.com/")
+            self.send_header("X-Goog-IAP-Generated-Response", "true")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
         def do_GET(self) -> None:
+            if world.signs_in and world.served:
+                return self._sign_in()
             backend = world.turn()
             digest = world.digest(backend) if backend else ""
             content = json.dumps({"status": "ok", "release": digest, "host": self.headers["Host"]}).encode()

@@ -45,6 +45,10 @@ def test_memory_and_gpus_are_reserved_and_processor_time_has_no_limit():
     assert resources["limits"] == {"memory": "4Gi", "nvidia.com/gpu": "2"}
 
 
+def test_steps_make_room_for_servers():
+    assert predictor()["priorityClassName"] == "slipway-serving"
+
+
 def test_no_autoscaler_changes_the_number_of_pods():
     made = objects.inference_service(config(replicas=3), "serving", OLD, {})
     assert made["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == "none"

@@ -382,6 +382,59 @@ def test_the_public_address_is_the_gateways(place, served, one):
         assert client.get("/health").json()["release"] == one[0]
 
 
+def test_behind_a_sign_in_the_routes_status_is_believed(place, served, one, two):
+    """Nobody sees who answers there, so that a release is asked at its own address, and a while is waited."""
+    place.world.signs_in = True
+    began = time.monotonic()
+    roll(served, two)
+    assert time.monotonic() - began >= 1  # half of in_force_seconds
+    seen = served.observe()
+    assert seen.in_force and seen.live == two[0]
+    with served.http(served.url, 5) as client:
+        assert client.get("/health").headers["x-slipway-release"] == two[0]
+
+
+def test_behind_a_sign_in_a_route_that_is_not_taken_up_is_told(place, served, one, two):
+    place.world.signs_in, place.world.follows = True, False
+    served.apply(*two)
+    with pytest.raises(TargetError, match=r"does not route by .* generation 3 is not yet taken up"):
+        served.route({one[0]: 50, two[0]: 50})
+
+
+def test_a_route_that_somebody_takes_away_is_not_waited_for(place, served, one, two):
+    served.apply(*two)
+    place.world.follows = False
+    timer = threading.Timer(0.5, place.api.drop, ("httproutes", "chat"))
+    timer.start()
+    with pytest.raises(TargetError, match="HTTPRoute chat was taken away by somebody else"):
+        served.route({one[0]: 50, two[0]: 50})
+    timer.join()
+
+
+@pytest.mark.parametrize(
+    ("listeners", "hostname", "url"),
+    [
+        ([("HTTP", 80, None), ("HTTPS", 443, "chat.example")], "", "https://chat.example"),
+        ([("HTTPS", 443, "*.example"), ("HTTP", 80, None)], "chat.example", "https://chat.example"),
+        ([("HTTPS", 8443, None)], "chat.example", "https://chat.example:8443"),
+    ],
+)
+def test_a_door_with_tls_has_a_name(place, listeners, hostname, url):
+    gateway = place.api.one("gateways", "slipway", "slipway-system")
+    gateway["spec"]["listeners"] = [
+        {"name": protocol.lower(), "protocol": protocol, "port": port} | ({"hostname": name} if name else {})
+        for protocol, port, name in listeners
+    ]
+    assert place.target(kserve={"hostname": hostname}).url == url
+
+
+def test_a_door_with_tls_and_no_name_is_refused_early(place):
+    gateway = place.api.one("gateways", "slipway", "slipway-system")
+    gateway["spec"]["listeners"] = [{"name": "https", "protocol": "HTTPS", "port": 443}]
+    with pytest.raises(TargetError, match=r"speaks TLS, so a name is needed; set rollout\.kserve\.hostname"):
+        place.target().refuse_early()
+
+
 def test_a_hostname_is_served_before_its_name_resolves(place, served):
     port = place.world._gateway.server_port
     named = place.target(kserve={"hostname": "chat.test"})
