@@ -40,16 +40,21 @@ variable "log_days" {
 }
 
 variable "thresholds" {
-  description = "When an alert begins."
+  description = "When an alert begins that stands here. verdict_days: how long no run may have been judged, for a project that retrains by a schedule; null is never told. What is promised of a service stands in manifests/monitoring/serving-rules.yaml."
   type = object({
-    failed_percent      = optional(number, 1)
-    first_token_seconds = optional(number, 5)
+    volume_percent = optional(number, 85)
+    verdict_days   = optional(number)
   })
   default = {}
 
   validation {
-    condition     = var.thresholds.failed_percent > 0 && var.thresholds.failed_percent < 100 && var.thresholds.first_token_seconds > 0
-    error_message = "thresholds: failed_percent ${var.thresholds.failed_percent} must be between 0 and 100, first_token_seconds ${var.thresholds.first_token_seconds} above 0."
+    condition     = var.thresholds.volume_percent > 0 && var.thresholds.volume_percent < 100
+    error_message = "thresholds.volume_percent ${var.thresholds.volume_percent} must be between 0 and 100."
+  }
+
+  validation {
+    condition     = var.thresholds.verdict_days == null || try(var.thresholds.verdict_days >= 1 && floor(var.thresholds.verdict_days) == var.thresholds.verdict_days, false)
+    error_message = "thresholds.verdict_days ${jsonencode(var.thresholds.verdict_days)} must be a whole number of days of at least 1."
   }
 }
 

@@ -13,21 +13,36 @@ variables {
 
 run "each_alert_tells_somebody_what_to_do" {
   assert {
-    condition     = keys(google_monitoring_alert_policy.alert) == ["failed-answers", "idle-gpu", "nothing-served", "slow-first-token"]
+    condition     = keys(google_monitoring_alert_policy.alert) == ["certificate-ends", "faults-logged", "pages", "rollout-failed", "rules-are-silent", "tickets", "volume-fills"]
     error_message = "the alerts of alerts.tf"
   }
   assert {
-    condition     = alltrue([for one in google_monitoring_alert_policy.alert : length(one.notification_channels) == 1 && length(one.documentation[0].content) > 20])
-    error_message = "somebody is told, and what to do"
+    condition     = alltrue([for one in google_monitoring_alert_policy.alert : length(one.notification_channels) == 1 && strcontains(one.documentation[0].content, "docs/monitoring.md#")])
+    error_message = "somebody is told, and where it is written what to do"
+  }
+  assert {
+    condition     = strcontains(google_monitoring_alert_policy.alert["pages"].documentation[0].content, "#$${metric_or_resource.label.alertname}")
+    error_message = "the section is that of the rule that fires, which only Cloud Monitoring knows"
+  }
+}
+
+run "alerts_look_at_this_cluster_alone" {
+  assert {
+    condition     = alltrue([for name, one in google_monitoring_alert_policy.alert : strcontains(one.conditions[0].condition_prometheus_query_language[0].query, "=\"slipway-dev\"") || name == "certificate-ends"])
+    error_message = "another environment may live in the same project"
+  }
+  assert {
+    condition     = strcontains(google_monitoring_alert_policy.alert["certificate-ends"].conditions[0].condition_prometheus_query_language[0].query, "logging_googleapis_com:user_slipway_dev_certificates")
+    error_message = "PromQL's name of slipway-dev/certificates"
   }
 }
 
 run "thresholds_enter_the_queries" {
   command = plan
-  variables { thresholds = { failed_percent = 5, first_token_seconds = 9 } }
+  variables { thresholds = { volume_percent = 70, verdict_days = 8 } }
   assert {
-    condition     = strcontains(google_monitoring_alert_policy.alert["failed-answers"].conditions[0].condition_prometheus_query_language[0].query, "> 0.05 *") && endswith(google_monitoring_alert_policy.alert["slow-first-token"].conditions[0].condition_prometheus_query_language[0].query, "> 9")
-    error_message = "percent as a share, seconds as they are"
+    condition     = endswith(google_monitoring_alert_policy.alert["volume-fills"].conditions[0].condition_prometheus_query_language[0].query, "> 0.7") && strcontains(google_monitoring_alert_policy.alert["no-verdict"].conditions[0].condition_prometheus_query_language[0].query, "[8d]")
+    error_message = "percent as a share, days as a window"
   }
 }
 
@@ -37,8 +52,23 @@ run "logs_are_kept_with_release" {
     error_message = "30 days"
   }
   assert {
-    condition     = google_logging_metric.requests.label_extractors["release"] == "EXTRACT(jsonPayload.release)" && strcontains(google_logging_metric.faults.filter, "slipway-dev")
+    condition     = google_logging_metric.counter["requests"].label_extractors["release"] == "EXTRACT(jsonPayload.release)" && strcontains(google_logging_metric.counter["faults"].filter, "slipway-dev")
     error_message = "metrics know the release, and this cluster's lines alone"
+  }
+  assert {
+    condition     = strcontains(google_logging_project_sink.logs.filter, "namespace_name=\"kubeflow\"")
+    error_message = "Kubeflow's lines say why a run did not start"
+  }
+}
+
+run "every_label_of_a_metric_is_extracted" {
+  assert {
+    condition     = alltrue([for one in google_logging_metric.counter : toset([for label in one.metric_descriptor[0].labels : label.key]) == toset(keys(one.label_extractors))])
+    error_message = "a label without an extractor stays empty"
+  }
+  assert {
+    condition     = alltrue([for one in google_logging_metric.distribution : one.metric_descriptor[0].value_type == "DISTRIBUTION" && startswith(one.value_extractor, "EXTRACT(jsonPayload.") && length(one.bucket_options[0].explicit_buckets[0].bounds) > 5])
+    error_message = "a number of the line, and buckets for it"
   }
 }
 
@@ -72,7 +102,13 @@ run "refuses_to_keep_nothing" {
 
 run "refuses_a_threshold_that_is_always_met" {
   command = plan
-  variables { thresholds = { failed_percent = 0 } }
+  variables { thresholds = { volume_percent = 0 } }
+  expect_failures = [var.thresholds]
+}
+
+run "refuses_half_a_day" {
+  command = plan
+  variables { thresholds = { verdict_days = 0.5 } }
   expect_failures = [var.thresholds]
 }
 
