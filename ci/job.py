@@ -1,0 +1,121 @@
+"""What GitHub tells a job, and what a job tells GitHub.
+
+python -m ci.job settings   who the job signs in as: SETTINGS and ACCOUNT to the outputs `provider` and `account`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+from ci.commands import CiError
+
+
+def value(name: str, what: str) -> str:
+    """A variable that the workflow sets; `what` says what it is. Raises CiError."""
+    found = os.environ.get(name, "").strip()
+    if not found:
+        raise CiError(f"{name} is not set: {what}")
+    return found
+
+
+def settings() -> dict[str, Any]:
+    """SETTINGS: what `terraform output -json github` printed for this environment.
+
+    Raises CiError that says how the variable is set.
+    """
+    text = value(
+        "SETTINGS", 'gh variable set SLIPWAY_DEV --body "$(terraform output -json github)" (or SLIPWAY_PROD …)'
+    )
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise CiError(f"SETTINGS is no JSON ({error}); it is `terraform output -json github` as it stands") from error
+    if not isinstance(found, dict):
+        raise CiError("SETTINGS is null: this environment was applied without `github` (environments/gke/README.md)")
+    return found
+
+
+def setting(name: str) -> str:
+    """One of them. Raises CiError."""
+    found = settings().get(name)
+    if not isinstance(found, str) or not found:
+        raise CiError(f"SETTINGS has no {name}: set the variable anew from `terraform output -json github`")
+    return found
+
+
+def output(name: str, text: str) -> None:
+    """Tell later steps and jobs a value; printed where there is no GitHub."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise CiError(f"{name!r} is no name of a variable")
+    path = os.environ.get("GITHUB_OUTPUT")
+    if not path:
+        print(f"{name}={text}")
+        return
+    # a delimiter that no text can know, so that a text cannot write a second variable
+    end = f"end-{secrets.token_hex(16)}"
+    with Path(path).open("a", encoding="utf-8") as written:
+        written.write(f"{name}<<{end}\n{text}\n{end}\n")
+
+
+def summary(markdown: str) -> None:
+    """Show on the run's page; printed where there is no GitHub."""
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if path:
+        with Path(path).open("a", encoding="utf-8") as written:
+            written.write(markdown.rstrip() + "\n\n")
+    print(markdown)
+
+
+def mask(secret: str) -> None:
+    """Keep a secret out of the log. Nothing is printed where no one would take it for a command."""
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in secret.splitlines():
+            print(f"::add-mask::{line}", flush=True)
+
+
+def fail(error: Exception) -> int:
+    """Say why a job ends; the exit code."""
+    text = str(error)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+        print(f"::error::{escaped}", flush=True)
+    else:
+        print(text, file=sys.stderr)
+    return 1
+
+
+def fenced(text: str, language: str = "") -> str:
+    """Text as Markdown shows it letter by letter: the fence is longer than any in the text."""
+    fence = "`" * max([3, *(len(ticks) + 1 for ticks in re.findall(r"`{3,}", text))])
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def sign_in() -> None:
+    """Tell google-github-actions/auth who this job is. Raises CiError that says how the variable is set."""
+    key = value("ACCOUNT", "release, plan, submit, preview or apply (terraform/environments/gke/identities.tf)")
+    accounts = settings().get("service_accounts") or {}
+    if key not in accounts:
+        raise CiError(f"SETTINGS has no account {key!r}, only {', '.join(sorted(accounts)) or 'none'}")
+    output("provider", setting("workload_identity_provider"))
+    output("account", accounts[key])
+
+
+def main(arguments: list[str]) -> int:
+    if arguments != ["settings"]:
+        print("usage: python -m ci.job settings", file=sys.stderr)
+        return 2
+    try:
+        sign_in()
+    except CiError as error:
+        return fail(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""A live demo that lives ten minutes: made, tried, announced, and destroyed whatever happens."""

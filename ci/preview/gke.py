@@ -1,0 +1,98 @@
+"""A preview on GKE: the whole platform in the environment `ephemeral`, where the smoke model is rolled out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ci import cluster, job
+from ci.commands import ROOT, ask, program, run
+from ci.terraform import Terraform
+
+ENVIRONMENT = "ephemeral"
+OVERLAY = ROOT / f"manifests/overlays/gke-{ENVIRONMENT}"
+SERVICE = "energy-smoke"
+"""rollout.service of pipelines/runs/smoke.yaml."""
+
+NAMESPACE = "slipway-serving"
+
+
+@dataclass
+class Gke:
+    """The cluster that SETTINGS describes."""
+
+    project: str
+    region: str
+    bucket: str
+    cluster: str
+    images: str
+    """NAME=VALUE lines for the overlay's images.env; "" where it is only destroyed."""
+
+    variables: dict[str, Any]
+    """What is the project's and not the repository's (SLIPWAY_TFVARS)."""
+
+    def apply(self) -> None:
+        terraform = self._terraform()
+        terraform.init()
+        terraform.apply()
+        (OVERLAY / "platform.env").write_text(terraform.output("platform_env") + "\n")
+        (OVERLAY / "images.env").write_text(self.images.rstrip() + "\n")
+        with cluster.access() as environment:
+            run(["make", "platform", f"ENV={ENVIRONMENT}"], env=environment)
+            run_file = self._run_file(terraform.output("platform_env"))
+            slipway = [str(ROOT / ".venv/bin/slipway"), "run", str(run_file), "--target", "kserve"]
+            run(slipway, env=environment)
+
+    @contextmanager
+    def reach(self) -> Iterator[str]:
+        with (
+            cluster.access() as environment,
+            cluster.forward(f"service/{self._service(environment)}", NAMESPACE, 80, "/health", environment) as address,
+        ):
+            yield address
+
+    def told(self) -> str:
+        credentials = f"gcloud container clusters get-credentials {self.cluster} --project {self.project}"
+        with cluster.access() as environment:
+            service = self._service(environment)
+        forward = f"kubectl port-forward --namespace {NAMESPACE} service/{service} 8000:80"
+        commands = f"{credentials} --location {self.region} --dns-endpoint\n{forward}"
+        return f"in the cluster `{self.cluster}`:\n\n{job.fenced(commands)}"
+
+    def destroy(self) -> None:
+        terraform = self._terraform()
+        terraform.init()
+        if terraform.holds():
+            terraform.destroy()
+
+    def exists(self) -> bool:
+        return any(one["name"] == self.cluster for one in clusters(self.project))
+
+    def _service(self, environment: dict[str, str]) -> str:
+        """The predictor of the release that gets the traffic."""
+        command = [program("kubectl"), "get", "inferenceservice", f"--namespace={NAMESPACE}", "--output=json"]
+        found = json.loads(ask([*command, f"--selector=slipway.dev/service={SERVICE}"], env=environment))["items"]
+        return f"{found[0]['metadata']['name']}-predictor"
+
+    def _run_file(self, platform: str) -> Path:
+        """The smoke run, its releases in the environment's bucket."""
+        values = dict(line.split("=", 1) for line in platform.splitlines() if "=" in line)
+        path = ROOT / "build/preview/smoke.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = (ROOT / "pipelines/runs/smoke.yaml").read_text()
+        path.write_text(f"{text.rstrip()}\n  kserve:\n    releases: {values['PLATFORM_RELEASES']}/preview\n")
+        return path
+
+    def _terraform(self) -> Terraform:
+        variables = {**self.variables, "project_id": self.project, "region": self.region}
+        return Terraform("gke", self.bucket, f"slipway/gke/{ENVIRONMENT}", variables, f"{ENVIRONMENT}.tfvars")
+
+
+def clusters(project: str) -> list[dict[str, Any]]:
+    """The ephemeral environment's, as Google lists them."""
+    wanted = f"--filter=resourceLabels.app=slipway AND resourceLabels.environment={ENVIRONMENT}"
+    return json.loads(ask(["gcloud", "container", "clusters", "list", f"--project={project}", wanted, "--format=json"]))

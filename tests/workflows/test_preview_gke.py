@@ -1,0 +1,107 @@
+"""A preview on GKE: which commands are given in which order, with Terraform, the cluster and `slipway` by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ci.commands import CiError
+from ci.preview import __main__ as commands
+from ci.preview import gke, preview
+from pipelines import run_config
+from tests.workflows.fakes import Programs, Service
+from tests.workflows.test_preview import STATE, Heard, Made, Time, answers
+
+PLATFORM = "PLATFORM_RELEASES=gs://my-project-eph-releases\nPLATFORM_CLUSTER=slipway-eph\n"
+SERVICE = {"items": [{"metadata": {"name": "energy-smoke-0123456789"}}]}
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: Service) -> Iterator[Programs]:
+    """A project's tools by hand, and a predictor that answers behind kubectl's port."""
+    found = Programs(tmp_path / "bin")
+    monkeypatch.setenv("PATH", found.path)
+    monkeypatch.setattr(gke, "ROOT", tmp_path)
+    monkeypatch.setattr(gke, "OVERLAY", tmp_path)
+    (tmp_path / "pipelines").symlink_to(Path(__file__).parents[2] / "pipelines")
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/bin").symlink_to(found.folder)
+    names = {"project_id": "my-project", "region": "us-central1", "cluster": "slipway-eph"}
+    monkeypatch.setenv("SETTINGS", json.dumps(names))
+    found.put("make", "slipway")
+    found.answer("terraform", "output", says=PLATFORM)
+    found.answer("terraform", "state pull", says=STATE)
+    found.answer("gcloud", "print-access-token", says="token")
+    described = {"controlPlaneEndpointsConfig": {"dnsEndpointConfig": {"endpoint": "gke-1.us-central1.gke.goog"}}}
+    found.answer("gcloud", "clusters describe", says=json.dumps(described))
+    found.answer("gcloud", "clusters list", says="[]")
+    found.answer("kubectl", "^get inferenceservice", says=json.dumps(SERVICE))
+    service.set("GET", "/health", (200, {}))
+    with service.serve() as url:
+        says = f"Forwarding from 127.0.0.1:{url.rpartition(':')[2]} -> 80\n"
+        found.answer("kubectl", "^port-forward", says=says, stays=60)
+        yield found
+
+
+def target() -> gke.Gke:
+    return gke.Gke("my-project", "us-central1", "my-project-terraform", "slipway-eph", "SLIPWAY_IMAGE_SERVING=x", {})
+
+
+def test_it_is_made_reached_told_and_destroyed(programs: Programs, tmp_path: Path):
+    heard = Heard()
+    assert "minutes are over" in preview.run(target(), heard, answers, Time().clock)
+    order = [
+        call.name if call.name in ("make", "slipway") else f"{call.name} {call.words[1]}" for call in programs.calls()
+    ]
+    for first, then in (("terraform apply", "make"), ("make", "slipway"), ("slipway", "terraform destroy")):
+        assert order.index(first) < order.index(then)
+    (made,) = programs.calls("make")
+    assert made.words == ["platform", "ENV=ephemeral"] and made.env["KUBECONFIG"]
+    assert (tmp_path / "platform.env").read_text().strip() == PLATFORM.strip()
+    assert (tmp_path / "images.env").read_text() == "SLIPWAY_IMAGE_SERVING=x\n"
+    forward = next(call for call in programs.calls("kubectl") if call.words[0] == "port-forward")
+    assert "service/energy-smoke-0123456789-predictor" in forward.words and ":80" in forward.words
+    assert "get-credentials slipway-eph" in heard.log[0] and "token" not in heard.log[0]
+    assert "-var-file=ephemeral.tfvars" in next(c for c in programs.calls("terraform") if c.words[1] == "apply").words
+
+
+def test_a_platform_that_cannot_be_installed_is_destroyed(programs: Programs):
+    programs.answer("make", "platform", code=1)
+    with pytest.raises(CiError, match="make platform"):
+        preview.deploy(target(), Heard(), answers, Time().clock)
+    assert any(call.words[1] == "destroy" for call in programs.calls("terraform"))
+
+
+def test_the_run_file_is_the_smoke_run_with_the_environment_s_bucket(programs: Programs):
+    path = target()._run_file(PLATFORM)
+    found = run_config.load(str(path), target="kserve")
+    assert found.rollout.kserve.releases == "gs://my-project-eph-releases/preview"
+    assert found.rollout.service == gke.SERVICE
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_cancelled_job_destroys_what_it_made(number: signal.Signals):
+    made = Made()
+    before = {one: signal.signal(one, commands._end) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+
+        def cancelled(address: str) -> str:
+            os.kill(os.getpid(), number)
+            return "never"
+
+        with pytest.raises(CiError, match=number.name):
+            preview.deploy(made, Heard(), cancelled, Time().clock)
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert not made.up
