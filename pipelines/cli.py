@@ -18,6 +18,7 @@ from components.store import Store
 from pipelines import kubeflow_cli, run_config
 from pipelines.console import show_events
 from pipelines.placement import DEFAULT_ENGINE, ENGINES, PROFILES
+from pipelines.platform_parts import ENVIRONMENTS
 
 DONE, FAILED, WRONG_USAGE, STOPPED_FAIL, STOPPED_INCONCLUSIVE = range(5)
 _EXIT = {"pass": DONE, "fail": STOPPED_FAIL, "inconclusive": STOPPED_INCONCLUSIVE}
@@ -51,7 +52,9 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="slipway", description="From a dataset to a gated, live LLM on Kubeflow.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _command(commands, doctor, "what this machine lacks", run_file=True)
+    examined = _command(commands, doctor, "what this machine, or a cluster, lacks", run_file=True)
+    examined.add_argument("--cluster", action="store_true", help="the cluster of KUBECONFIG, part by part")
+    examined.add_argument("--environment", choices=ENVIRONMENTS, help="which one it is, where the cluster does not say")
     _command(commands, validate, "check a run file, without running anything", run_file=True)
     run = _command(commands, run_pipeline, "run the pipeline on this machine", name="run", run_file=True, target=True)
     run.add_argument(
@@ -138,6 +141,8 @@ def _events_screen(options: argparse.Namespace) -> Console:
 
 def doctor(options: argparse.Namespace) -> int:
     """Exit code 1 when something that a run needs is missing."""
+    if options.cluster:
+        return _doctor_of_cluster(options)
     from pipelines.doctor import examine
 
     config = run_config.load(options.run_file)
@@ -151,6 +156,27 @@ def doctor(options: argparse.Namespace) -> int:
 
     _print(options, [vars(check) for check in checks], draw)
     return DONE if all(check.ok for check in checks if check.required) else FAILED
+
+
+def _doctor_of_cluster(options: argparse.Namespace) -> int:
+    """Exit code 1 when a part is missing, of another version, or not ready."""
+    from pipelines import cluster_doctor, platform_parts
+
+    reader = cluster_doctor.Reader.connect()
+    findings = cluster_doctor.examine(platform_parts.read(), reader, options.environment)
+
+    def draw() -> None:
+        for one in findings:
+            mark = "[green]✓[/]" if one.ok else "[red]✗[/]"
+            version = f" {one.found or one.wanted}".rstrip()
+            _SCREEN.print(f"{mark} {one.part}{version}: {one.why}", highlight=False)
+            for problem in one.problems:
+                _SCREEN.print(f"    {problem}", highlight=False, markup=False)
+            if one.remedy:
+                _SCREEN.print(f"    mend it: {one.remedy}", highlight=False, markup=False)
+
+    _print(options, [{"ok": one.ok, **vars(one)} for one in findings], draw)
+    return DONE if all(one.ok for one in findings) else FAILED
 
 
 def validate(options: argparse.Namespace) -> int:

@@ -119,7 +119,7 @@ class Cluster:
                     kubernetes.config.load_incluster_config(client_configuration=settings)
                 except kubernetes.config.ConfigException:
                     raise TargetError(
-                        f"no cluster to roll out to ({outside}): set KUBECONFIG to a kubeconfig file, or run in a pod "
+                        f"no cluster to speak to ({outside}): set KUBECONFIG to a kubeconfig file, or run in a pod "
                         "that has a service account"
                     ) from outside
         except OSError as error:
