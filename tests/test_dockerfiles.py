@@ -1,25 +1,28 @@
 """What the Dockerfiles say, without building them; tests/cluster/test_images.py runs what they make."""
 
-import json
 import re
+import shutil
 import socket
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from images import catalogue
+from images.secrets import build_secrets
 from tests.cluster import images
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILES = sorted({image.dockerfile for image in images.IMAGES.values()})
+RELEASE = "images/release.Dockerfile"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SOURCE_PACKAGES = {"kfp-server-api"}
+"""Plain Python, published as source only."""
 
 
-def instructions(dockerfile: str) -> list[tuple[str, str, str]]:
+def instructions(text: str) -> list[tuple[str, str, str]]:
     """(stage, keyword, rest of the line) of each instruction, comments left out and continued lines joined."""
-    text = "\n".join(line for line in (ROOT / dockerfile).read_text().splitlines() if not line.startswith("#"))
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     found: list[tuple[str, str, str]] = []
     stage = ""
     for line in re.sub(r"\\\n\s*", "", text).splitlines():
@@ -30,68 +33,142 @@ def instructions(dockerfile: str) -> list[tuple[str, str, str]]:
     return found
 
 
+def of(dockerfile: str) -> list[tuple[str, str, str]]:
+    return instructions((ROOT / dockerfile).read_text())
+
+
 def lineage(dockerfile: str, target: str) -> list[tuple[str, str]]:
     """(keyword, rest) of what ends up in a target: its own stage and those that it is FROM."""
-    bases = {
-        rest.rpartition(" AS ")[2]: rest.split()[0] for _, word, rest in instructions(dockerfile) if word == "FROM"
-    }
+    bases = {rest.rpartition(" AS ")[2]: rest.split()[0] for _, word, rest in of(dockerfile) if word == "FROM"}
     stages = [target]
     while bases[stages[0]] in bases:
         stages.insert(0, bases[stages[0]])
-    return [(keyword, rest) for stage in stages for at, keyword, rest in instructions(dockerfile) if at == stage]
+    return [(keyword, rest) for stage in stages for at, keyword, rest in of(dockerfile) if at == stage]
 
 
 def copied(dockerfile: str) -> set[str]:
     """Files and folders that are taken from the project."""
-    lines = [rest.split()[:-1] for _, keyword, rest in instructions(dockerfile) if keyword == "COPY"]
+    lines = [rest.split()[:-1] for _, keyword, rest in of(dockerfile) if keyword == "COPY"]
     return {name for line in lines if not line[0].startswith("--from") for name in line}
 
 
-def requirements(dockerfile: str, folder: Path) -> list[str]:
-    """What the Dockerfile's own script takes out of pyproject.toml."""
-    (script,) = [
-        rest for stage, keyword, rest in instructions(dockerfile) if (stage, keyword) == ("requirements", "RUN")
-    ]
-    program, flag, code = json.loads(script)
-    assert (program, flag) == ("python3", "-c")
-    (folder / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
-    subprocess.run([sys.executable, "-c", code.replace("/tmp/", f"{folder}/")], check=True)
-    return (folder / "requirements.txt").read_text().splitlines()
+def mistakes(text: str) -> list[str]:
+    """What a Dockerfile must not say, one line each."""
+    found = [f"address: {address}" for address in re.findall(r"https?://\S+", text)]
+    stages = instructions(text)
+    names = {rest.rpartition(" AS ")[2] for _, keyword, rest in stages if keyword == "FROM"}
+    for stage, keyword, rest in stages:
+        if keyword == "FROM" and rest.split()[0] not in {"${BASE_IMAGE}", "${SERVING_IMAGE}", *names}:
+            found.append(f"{rest.split()[0]} is no base that a digest can be given for")
+        if keyword == "ADD":
+            found.append("ADD may fetch and unpack; COPY does neither")
+        if keyword in ("ARG", "ENV", "LABEL"):
+            kept = re.findall(r"([\w.]+)=", rest) or [rest]
+            found += [
+                f"keeps {name}" for name in kept if re.search("PIP|INDEX|TOKEN|CERT|PASSWORD|PROXY", name.upper())
+            ]
+        if keyword == "RUN":
+            found += [f"{stage}: {mistake}" for mistake in _of_run(rest)]
+    return found
+
+
+def _of_run(rest: str) -> list[str]:
+    found = []
+    if program := re.search(r"\b(apt-get|apk|curl|wget|gcc|make)\b", rest):
+        found.append(f"{program[1]} brings what no hash names, or builds")
+    for command in rest.split("&&"):
+        if "pip install" not in command or "--no-deps" in command:
+            continue
+        if not {"id=pip.conf", "id=ca-bundle"} <= set(re.findall(r"id=[\w.-]+", rest)):
+            found.append("pip is not told where packages are by a secret, which no layer keeps")
+        if "--require-hashes" not in command:
+            found.append("pip installs without hashes")
+        if "--only-binary :all:" not in command:
+            found.append("pip may build")
+        if (source := set(re.findall(r"--no-binary (\S+)", command))) - SOURCE_PACKAGES:
+            found.append(f"pip builds {', '.join(sorted(source))}")
+        if source and "--no-build-isolation" not in command:
+            found.append("pip fetches what builds, without hashes")
+    return found
+
+
+@pytest.mark.parametrize("dockerfile", [*DOCKERFILES, RELEASE])
+def test_a_dockerfile_takes_nothing_unchecked_and_keeps_no_secret(dockerfile: str):
+    assert mistakes((ROOT / dockerfile).read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("FROM ${BASE_IMAGE} AS package", "FROM python:3.11 AS package", "python:3.11 is no base"),
+        ("COPY serving serving", "ADD serving serving", "ADD may fetch"),
+        ("HOME=/tmp", "HOME=/tmp \\\n    PIP_INDEX_URL=x", "keeps PIP_INDEX_URL"),
+        ("ARG VERSION", "ARG HF_TOKEN\nARG VERSION", "keeps HF_TOKEN"),
+        ("# a number", "RUN curl packages.example\n# a number", "steps: curl brings"),
+        ("python3 -m venv /opt/venv &&", "apt-get install -y gcc && python3 -m venv /opt/venv &&", "apt-get brings"),
+        ("--mount=type=secret,id=pip.conf", "", "pip is not told where packages are"),
+        ("--require-hashes", "", "pip installs without hashes"),
+        ("--only-binary :all:", "", "pip may build"),
+        ("--no-binary kfp-server-api", "--no-binary numpy", "pip builds numpy"),
+        ("--no-build-isolation --use-pep517", "--use-pep517", "pip fetches what builds"),
+        ("# optional", "# see https://packages.example/simple\n# optional", "address: https://packages.example/simple"),
+    ],
+)
+def test_a_planted_mistake_is_found(old: str, new: str, said: str):
+    text = (ROOT / "components/Dockerfile").read_text()
+    assert old in text
+    assert said in "\n".join(mistakes(text.replace(old, new, 1)))
 
 
 @pytest.mark.parametrize("image", images.IMAGES.values(), ids=lambda image: image.name)
 def test_an_image_that_stays_the_same_was_made_of_what_the_dockerfile_copies(image: images.Image):
     """Else a change in a file that is copied would leave the old image in use."""
-    assert copied(image.dockerfile) <= {*images.FILES, *image.folders}
+    assert copied(image.dockerfile) <= {*catalogue.FILES, *image.folders, *image.locks}
+    assert copied(image.dockerfile) >= {*image.folders, *image.locks}
 
 
 @pytest.mark.parametrize("image", images.IMAGES.values(), ids=lambda image: image.name)
-def test_a_change_of_the_code_makes_another_image(image: images.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for name in (*images.FILES, ".dockerignore", image.dockerfile, f"{image.folders[0]}/__init__.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    monkeypatch.setattr(images, "ROOT", tmp_path)
-    before = images.sources_digest(image)
+def test_a_change_of_the_code_makes_another_image(image: images.Image, tmp_path: Path):
+    code = f"{image.folders[0]}/__init__.py"
+    for name in (*catalogue.FILES, *image.locks, ".dockerignore", image.dockerfile, code):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    before = catalogue.sources_digest(image, tmp_path)
     (tmp_path / image.folders[0] / "__pycache__").mkdir()
     (tmp_path / image.folders[0] / "__pycache__/left.pyc").write_bytes(b"of another interpreter")
-    assert images.sources_digest(image) == before
+    assert catalogue.sources_digest(image, tmp_path) == before
     (tmp_path / image.folders[0] / "new.py").write_text("")
-    assert images.sources_digest(image) != before
+    assert catalogue.sources_digest(image, tmp_path) != before
+
+
+def allowed(text: str) -> tuple[set[str], list[str]]:
+    """(what .dockerignore lets in, what it refuses of that)."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert lines[0] == "*"
+    last = max(number for number, line in enumerate(lines) if line.startswith("!"))
+    return {line.removeprefix("!") for line in lines if line.startswith("!")}, lines[last + 1 :]
 
 
 def test_the_build_takes_in_nothing_but_what_is_copied():
     """Data, results, secrets and history stay outside: .dockerignore names what may come in, and refuses the rest."""
-    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
-    assert lines[0] == "*"
-    allowed = {line.removeprefix("!") for line in lines if line.startswith("!")}
-    assert allowed == set().union(*(copied(dockerfile) for dockerfile in DOCKERFILES))
-    assert lines.index("**/.env") > max(lines.index(f"!{name}") for name in allowed), "a later line wins"
+    let_in, refused = allowed((ROOT / ".dockerignore").read_text())
+    wanted = set().union(*(copied(dockerfile) for dockerfile in DOCKERFILES))
+    assert {name for name in wanted if not {name, str(Path(name).parent)} & let_in} == set(), "cannot be copied"
+    assert {
+        name for name in let_in if not [one for one in wanted if one == name or one.startswith(f"{name}/")]
+    } == set()
+    assert {"**/.env", "**/.env.*", "**/*.key", "**/*.pem", "**/__pycache__"} <= set(refused), "a later line wins"
 
 
 @pytest.mark.parametrize("image", images.IMAGES.values(), ids=lambda image: image.name)
 def test_an_image_runs_as_a_user_with_a_number_who_is_not_root(image: images.Image):
     users = [rest for keyword, rest in lineage(image.dockerfile, image.target) if keyword == "USER"]
     assert users and re.fullmatch(r"[1-9]\d*:[1-9]\d*", users[-1])
+
+
+def test_the_image_with_a_release_stays_the_server_s_user():
+    of_server = [rest for keyword, rest in lineage("serving/Dockerfile", "serving") if keyword == "USER"]
+    assert [rest for _, keyword, rest in of(RELEASE) if keyword == "USER"] == of_server[-1:]
 
 
 @pytest.mark.parametrize("image", images.IMAGES.values(), ids=lambda image: image.name)
@@ -102,36 +179,6 @@ def test_an_image_says_what_it_is(image: images.Image):
     assert f'licenses="{PROJECT["license"]}"' in labels
 
 
-@pytest.mark.parametrize("dockerfile", DOCKERFILES)
-def test_no_address_and_no_secret_stands_in_a_dockerfile(dockerfile: str):
-    """What a machine needs to reach packages comes as a secret mount, which no layer keeps."""
-    assert not re.search(r"https?://", (ROOT / dockerfile).read_text())
-    kept = " ".join(rest for _, keyword, rest in instructions(dockerfile) if keyword in ("ARG", "ENV", "LABEL"))
-    names = re.findall(r"([\w.]+)=", kept)
-    assert not [name for name in names if re.search("PIP|INDEX|TOKEN|CERT|PASSWORD|PROXY", name.upper())]
-    for _, keyword, rest in instructions(dockerfile):
-        if keyword == "RUN" and "pip install" in rest and "--no-deps" not in rest:
-            assert {"id=pip.conf", "id=ca-bundle"} <= set(re.findall(r"id=[\w.-]+", rest)), rest
-
-
-def test_the_server_is_installed_without_a_training_library(tmp_path: Path):
-    wanted = requirements("serving/Dockerfile", tmp_path)
-    assert wanted == PROJECT["dependencies"] + PROJECT["optional-dependencies"]["serving"]
-    assert not [line for line in wanted if re.match("torch|transformers|peft|datasets|mlflow", line)]
-
-
-def test_the_steps_are_installed_with_what_they_import_and_what_starts_them(tmp_path: Path):
-    wanted = requirements("components/Dockerfile", tmp_path)
-    extras = PROJECT["optional-dependencies"]
-    assert set(PROJECT["dependencies"] + extras["steps"] + extras["serving"]) <= set(wanted)
-    assert [line for line in wanted if line.startswith("kfp")] == [f"kfp=={pinned('kfp')}"]
-
-
-def pinned(package: str) -> str:
-    (line,) = [one for one in (ROOT / "constraints.txt").read_text().splitlines() if one.startswith(f"{package}==")]
-    return line.partition("==")[2]
-
-
 def test_a_private_index_and_its_certificates_reach_the_build_as_files_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -140,7 +187,7 @@ def test_a_private_index_and_its_certificates_reach_the_build_as_files_of_their_
     monkeypatch.setenv("PIP_INDEX_URL", "https://user:word@packages.example/simple")
     monkeypatch.setenv("PIP_CERT", str(bundle))
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    with images.build_secrets() as secrets:
+    with build_secrets() as secrets:
         told = secrets["pip.conf"].read_text()
         assert "index-url = https://user:word@packages.example/simple\n" in told
         assert "cert = /run/secrets/ca-bundle\n" in told and secrets["ca-bundle"].read_text() == "certificates\n"

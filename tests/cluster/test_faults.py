@@ -191,9 +191,20 @@ def test_an_image_that_cannot_be_pulled(service: Service, artifacts: list[Path],
 def test_a_gpu_that_nobody_has(service: Service, artifacts: list[Path], table: Table) -> None:
     old, new = artifacts
     with measured(60) as ended, pytest.raises(RolloutFailed, match=r"not scheduled: .*nvidia\.com/gpu") as failed:
-        service.roll(new, {"gpus": 8}, **SHORT | {"ready_seconds": 30})
+        service.roll(new, {"gpus": 2}, **SHORT | {"ready_seconds": 30})
     service.settled_on(digest_of(old))
     table.add(Line("GPU that no node has free", "old", ended.seconds, str(failed.value)))
+
+
+def test_more_than_the_namespace_may_hold(service: Service, artifacts: list[Path], table: Table) -> None:
+    old, new = artifacts
+    with (
+        measured(60) as ended,
+        pytest.raises(RolloutFailed, match=r"pods are refused .*exceeded quota") as failed,
+    ):
+        service.roll(new, {"gpus": 100}, **SHORT)
+    service.settled_on(digest_of(old))
+    table.add(Line("more GPUs than the quota", "old", ended.seconds, str(failed.value)))
 
 
 # ------------------------------------------------------------------------------- what the cluster refuses

@@ -1,0 +1,1 @@
+"""How Slipway's images are pinned, built, looked into and described; `python -m images` lists the commands."""
