@@ -1,6 +1,7 @@
 """Writes docs/rights.md, the table of who may do what in the cluster, from the manifests: `python manifests/rights.py`.
 
-The roles of manifests/base are the only source; a test says when the page is out of date.
+The roles of manifests/base are the only source; a test says when the page is out of date. Its second half, who may do
+what in Google Cloud, is terraform/rights.py's and stays as it is.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def token_holders(objects: Iterable[Object]) -> dict[str, list[str]]:
 
 
 def page(objects: Iterable[Object]) -> str:
-    """docs/rights.md."""
+    """docs/rights.md, with the second half that it has."""
     every = list(objects)
     granted, holders = grants(every), token_holders(every)
     lines = [INTRODUCTION, "| account | a token of it is in | may do |", "|---|---|---|"]
@@ -126,7 +127,8 @@ def page(objects: Iterable[Object]) -> str:
         lines += ["", f"## {' and '.join(f'`{account}`' for account in holding)}", ""]
         lines += ["| in | resource | verbs |", "|---|---|---|"]
         lines += [f"| `{one.namespace}` | {_resource(one)} | {', '.join(one.verbs)} |" for one in rights]
-    return "\n".join(lines) + "\n"
+    _, mark, cloud = PAGE.read_text().partition("\n<!-- cloud: ")
+    return "\n".join(lines) + "\n" + mark + cloud
 
 
 def _resource(grant: Grant) -> str:

@@ -1,7 +1,12 @@
-# tflint --chdir terraform --recursive --config "$PWD/terraform/.tflint.hcl"
+# make terraform-tools builds tflint and Google's rules; make terraform-test runs them
 plugin "terraform" {
   enabled = true
   preset  = "all"
+}
+
+# values of arguments: machine types, members, what each enumeration takes
+plugin "google" {
+  enabled = true
 }
 
 # a module is one noun, and its files are named for what stands in them

@@ -1,8 +1,9 @@
 """What an environment costs, from its tfvars and prices.yaml: `python -m terraform.costs` writes README.md's table.
 
-Idle is what stands when nobody works: control plane, each pool's min_nodes, NAT, databases, the public door. Traffic,
-storage by the GiB and logs come on top. Flex-start nodes are reckoned at the on-demand price, which they do not exceed;
-so are spot nodes whose price prices.yaml does not have.
+Idle is what stands when nobody works: control plane, each pool's min_nodes, NAT, load balancer, databases, and the
+steps' store, whose size and tier are those of manifests/overlays. Traffic, buckets by the GiB and logs come on top.
+Flex-start nodes are reckoned at the on-demand price, which they do not exceed; so are spot nodes whose price
+prices.yaml does not have.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).parent
+MANIFESTS = HERE.parent / "manifests"
 README = HERE / "README.md"
 ENVIRONMENTS = ("ephemeral", "dev", "prod")
 BEGIN, END = "<!-- costs: made by python -m terraform.costs -->\n", "<!-- costs end -->"
@@ -84,30 +86,55 @@ class Costs:
     nodes_at_most: float
     network: float
     databases: float
+    store: float | None
+    """None where prices.yaml has no price of its tier; what is reckoned from it leaves it out."""
 
     @property
     def idle(self) -> float:
-        return self.cluster + self.nodes + self.network + self.databases
+        return self.cluster + self.nodes + self.network + self.databases + (self.store or 0.0)
 
     @property
     def at_most(self) -> float:
-        return self.cluster + self.nodes_at_most + self.network + self.databases
+        return self.idle - self.nodes + self.nodes_at_most
 
 
-def costs_of(values: dict[str, Any], prices: dict[str, Any]) -> Costs:
+@dataclass(frozen=True)
+class Store:
+    """The volume that all steps share (manifests/components/gke/store.yaml)."""
+
+    tier: str
+    gib: int
+
+
+def read_store(environment: str, manifests: Path = MANIFESTS) -> Store:
+    """The store of an environment: the component's, with what its overlay changes."""
+    found: dict[str, Any] = {}
+    for path in (manifests / "components/gke/store.yaml", manifests / f"overlays/gke-{environment}/store.yaml"):
+        for one in yaml.safe_load_all(path.read_text()) if path.exists() else []:
+            if one["kind"] == "StorageClass":
+                found |= {"tier": one.get("parameters", {}).get("tier", found.get("tier"))}
+            elif one["kind"] == "PersistentVolumeClaim":
+                found |= {"size": one["spec"]["resources"]["requests"]["storage"]}
+    number, unit = re.fullmatch(r"(\d+)(Gi|Ti)", found["size"]).groups()  # type: ignore[union-attr]
+    return Store(found["tier"], int(number) * {"Gi": 1, "Ti": 1024}[unit])
+
+
+def costs_of(values: dict[str, Any], prices: dict[str, Any], store: Store) -> Costs:
     """What an environment with these values costs. Raises ValueError for a machine or region without a price."""
     region = values.get("region", "us-central1")
     if region != prices["region"]:
         raise ValueError(f"prices.yaml has the prices of {prices['region']}, the environment is in {region}; edit it")
     pools = values["pools"]
     standing = sum(pool.get("min_nodes", 0) for pool in pools.values())
-    door = prices["load_balancer"] + prices["armor"] / prices["hours_per_month"] if values.get("edge") else 0.0
+    door = prices["load_balancer"] + (prices["armor"] / prices["hours_per_month"] if values.get("edge") else 0.0)
+    per_gib = prices["store_gib"].get(store.tier)
     return Costs(
         cluster=prices["cluster"],
         nodes=sum(pool.get("min_nodes", 0) * _node(pool, prices) for pool in pools.values()),
         nodes_at_most=sum(pool["max_nodes"] * _node(pool, prices) for pool in pools.values()),
         network=prices["nat_gateway_per_node"] * min(standing, 32) + prices["nat_address"] + door,
         databases=_databases(values.get("databases"), prices),
+        store=None if per_gib is None else store.gib * per_gib / prices["hours_per_month"],
     )
 
 
@@ -135,19 +162,22 @@ def table(prices: dict[str, Any]) -> str:
     lines = [
         f"In {prices['currency']}, {prices['region']}, list prices as of {prices['as_of']} (`prices.yaml`; edit it):",
         "",
-        "| environment | control plane | nodes | network | databases | **idle per hour** | idle per month "
+        "| environment | control plane | nodes | network | databases | store | **idle per hour** | idle per month "
         "| every pool full, per hour |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
+    unknown = []
     for name in ENVIRONMENTS:
-        one = costs_of(read_tfvars(HERE / "environments" / "gke" / f"{name}.tfvars"), prices)
-        parts = [one.cluster, one.nodes, one.network, one.databases]
+        store = read_store(name)
+        one = costs_of(read_tfvars(HERE / "environments" / "gke" / f"{name}.tfvars"), prices, store)
+        parts = [one.cluster, one.nodes, one.network, one.databases, one.store]
+        if one.store is None:
+            what = f"{store.gib} GiB of Filestore's tier {store.tier}"
+            unknown.append(f"`{name}`: without the store, {what}, whose price is not in prices.yaml.")
         month = one.idle * prices["hours_per_month"]
-        lines.append(
-            f"| `{name}` | {' | '.join(f'{part:.2f}' for part in parts)} | **{one.idle:.2f}** | {month:,.0f} "
-            f"| {one.at_most:,.2f} |"
-        )
-    return "\n".join(lines) + "\n"
+        shown = " | ".join("?" if part is None else f"{part:.2f}" for part in parts)
+        lines.append(f"| `{name}` | {shown} | **{one.idle:.2f}** | {month:,.0f} | {one.at_most:,.2f} |")
+    return "\n".join([*lines, *(["", *unknown] if unknown else [])]) + "\n"
 
 
 def read_prices() -> dict[str, Any]:

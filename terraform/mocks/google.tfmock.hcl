@@ -1,9 +1,10 @@
-# What the tests' mock provider computes where another resource, or the provider's own checks, need a certain form.
+# What the tests' mock provider computes where another resource, or the provider's own checks, need a certain form: an
+# account's name has 6 to 30 characters, for example.
 mock_resource "google_service_account" {
   defaults = {
-    name   = "projects/test-project/serviceAccounts/mock@test-project.iam.gserviceaccount.com"
-    email  = "mock@test-project.iam.gserviceaccount.com"
-    member = "serviceAccount:mock@test-project.iam.gserviceaccount.com"
+    name   = "projects/test-project/serviceAccounts/mock-account@test-project.iam.gserviceaccount.com"
+    email  = "mock-account@test-project.iam.gserviceaccount.com"
+    member = "serviceAccount:mock-account@test-project.iam.gserviceaccount.com"
   }
 }
 

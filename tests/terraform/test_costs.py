@@ -10,6 +10,7 @@ import pytest
 from terraform import costs
 
 PRICES = costs.read_prices()
+STORE = costs.Store("standard", 100)
 POOLS = {"system": {"machine_type": "e2-standard-4", "min_nodes": 1, "max_nodes": 3}}
 
 
@@ -20,19 +21,20 @@ def test_readme_has_the_table():
 
 def test_readme_names_what_an_idle_ephemeral_environment_costs():
     values = costs.read_tfvars(costs.HERE / "environments/gke/ephemeral.tfvars")
-    assert f"**{costs.costs_of(values, PRICES).idle:.2f}**" in costs.README.read_text()
+    assert f"**{costs.costs_of(values, PRICES, costs.read_store('ephemeral')).idle:.2f}**" in costs.README.read_text()
 
 
 def test_idle_by_hand():
-    one = costs.costs_of({"pools": POOLS}, PRICES)
-    # control plane, one e2-standard-4 with 100 GiB, NAT for one node with its address
-    assert one.idle == pytest.approx(0.10 + 0.134 + 100 * 0.10 / 730 + 0.0014 + 0.005)
+    one = costs.costs_of({"pools": POOLS}, PRICES, STORE)
+    # control plane, one e2-standard-4 with 100 GiB, NAT for one node with its address, the gateway, 100 GiB of store
+    assert one.idle == pytest.approx(0.10 + 0.134 + 100 * 0.10 / 730 + 0.0014 + 0.005 + 0.025 + 100 * 0.20 / 730)
     assert one.at_most == pytest.approx(one.idle + 2 * (0.134 + 100 * 0.10 / 730))
 
 
 def test_a_second_zone_doubles_a_database():
-    single = costs.costs_of({"pools": POOLS, "databases": {"tier": "db-custom-2-7680"}}, PRICES).databases
-    both = costs.costs_of({"pools": POOLS, "databases": {"tier": "db-custom-2-7680", "highly_available": True}}, PRICES)
+    database = {"tier": "db-custom-2-7680"}
+    single = costs.costs_of({"pools": POOLS, "databases": database}, PRICES, STORE).databases
+    both = costs.costs_of({"pools": POOLS, "databases": {**database, "highly_available": True}}, PRICES, STORE)
     assert both.databases == pytest.approx(2 * single)
 
 
@@ -45,7 +47,26 @@ def test_a_second_zone_doubles_a_database():
 )
 def test_what_has_no_price_is_said(values: dict[str, Any], said: str):
     with pytest.raises(ValueError, match=said):
-        costs.costs_of(values, PRICES)
+        costs.costs_of(values, PRICES, STORE)
+
+
+def test_the_store_is_that_of_the_overlay(tmp_path: Path):
+    claim = "kind: PersistentVolumeClaim\nspec: { resources: { requests: { storage: %s } } }\n"
+    (tmp_path / "components/gke").mkdir(parents=True)
+    (tmp_path / "overlays/gke-prod").mkdir(parents=True)
+    text = "kind: StorageClass\nparameters: { tier: standard }\n---\n" + claim % "1Ti"
+    (tmp_path / "components/gke/store.yaml").write_text(text)
+    assert costs.read_store("prod", tmp_path) == costs.Store("standard", 1024)
+
+    (tmp_path / "overlays/gke-prod/store.yaml").write_text(claim % "200Gi")
+    assert costs.read_store("prod", tmp_path) == costs.Store("standard", 200)
+
+
+def test_a_tier_without_a_price_is_said_and_left_out():
+    one = costs.costs_of({"pools": POOLS}, PRICES, costs.Store("enterprise", 1024))
+    assert one.store is None
+    assert one.idle == pytest.approx(costs.costs_of({"pools": POOLS}, PRICES, costs.Store("standard", 0)).idle)
+    assert "`prod`: without the store, 1024 GiB of Filestore's tier enterprise" in costs.table(PRICES)
 
 
 def test_tfvars(tmp_path: Path):

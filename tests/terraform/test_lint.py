@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from terraform import costs
 from tests.terraform.workspace import ROOT, TERRAFORM, unavailable
 
-HOW = {
-    "checkov": "pip install checkov, in an environment of its own",
-    "tflint": "https://github.com/terraform-linters/tflint, or go install",
-}
+HOW = {"checkov": "make tools TOOLS=checkov", "tflint": "make terraform-tools"}
+PLACES = (ROOT / ".tools/terraform", ROOT / ".tools/bin")
 
 
 def program(name: str) -> str:
-    found = shutil.which(name)
+    """Path of a program, in the repository's tools or on PATH; else the test ends."""
+    if os.environ.get("SLIPWAY_TERRAFORM") == "off":
+        pytest.skip("SLIPWAY_TERRAFORM=off")
+    found = shutil.which(name, path=os.pathsep.join(map(str, PLACES))) or shutil.which(name)
     if not found:
         unavailable(f"{name} is not installed: {HOW[name]}")
         raise AssertionError
@@ -29,10 +36,13 @@ def checkov(directory: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
-def tflint(directory: Path) -> subprocess.CompletedProcess[str]:
+def tflint(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """tflint with Google's rules, which know the values that the offline schema does not."""
+    found = program("tflint")
     configuration = f"--config={TERRAFORM / '.tflint.hcl'}"
-    command = [program("tflint"), f"--chdir={directory}", "--recursive", configuration]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+    command = [found, f"--chdir={directory}", configuration, "--format=compact", *arguments]
+    rules = {"TFLINT_PLUGIN_DIR": str(Path(found).resolve().parent)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=os.environ | rules)
 
 
 def test_checkov():
@@ -50,14 +60,50 @@ def test_checkov_notices(tmp_path: Path):
 
 
 def test_tflint():
-    done = tflint(TERRAFORM)
+    done = tflint(TERRAFORM, "--recursive")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_tflint_notices(tmp_path: Path):
-    (tmp_path / "main.tf").write_text('terraform {\n  required_version = ">= 1.9"\n}\n\nvariable "unused" {}\n')
+def tflint_pools(folder: Path, pools: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """The module of the pools with these: rules follow values of `for_each` in the directory they are run in alone."""
+    file = folder / "pools.tfvars.json"
+    cluster = {"id": "cluster", "node_account": "node"}
+    file.write_text(json.dumps({"project_id": "test-project", "cluster": cluster, "node_tag": "node", "pools": pools}))
+    return tflint(TERRAFORM / "modules/node_pools", f"--var-file={file}")
+
+
+@pytest.mark.parametrize("environment", ["ephemeral", "dev", "prod"])
+def test_machine_types_exist(tmp_path: Path, environment: str):
+    values = costs.read_tfvars(TERRAFORM / f"environments/gke/{environment}.tfvars")
+    done = tflint_pools(tmp_path, values["pools"])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_machine_type_that_does_not_exist_is_noticed(tmp_path: Path):
+    done = tflint_pools(tmp_path, {"steps": {"machine_type": "e2-highmem-9", "max_nodes": 1}})
+    assert done.returncode == 2 and '"e2-highmem-9" is an invalid as machine type' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("planted", "rule"),
+    [
+        ('variable "unused" {\n  type = string\n}\n', "terraform_unused_declarations"),
+        ('variable "untyped" {}\n', "terraform_typed_variables"),
+        ('output "said" {\n  value = "${1}"\n}\n', "terraform_documented_outputs"),
+        (
+            'resource "google_cloud_run_v2_service" "x" {\n  name = "x"\n  location = "y"\n  ingress = "NOBODY"\n}\n',
+            "google_cloud_run_v2_service_invalid_ingress",
+        ),
+        (
+            'resource "google_project_iam_member" "x" {\n  project = "x"\n  role = "r"\n  member = "me"\n}\n',
+            "google_project_iam_member_invalid_member",
+        ),
+    ],
+)
+def test_tflint_notices(tmp_path: Path, planted: str, rule: str):
+    (tmp_path / "main.tf").write_text(planted)
     done = tflint(tmp_path)
-    assert done.returncode == 2 and "terraform_unused_declarations" in done.stdout
+    assert done.returncode == 2 and f"({rule})" in done.stdout, done.stdout + done.stderr
 
 
 def unexplained(text: str) -> list[str]:

@@ -22,6 +22,10 @@ SERVED = {"dev": ("cpu", "l4"), "prod": ("cpu", "l4", "a100", "h100x8")}
 """Environment -> profiles of pipelines/placement.py whose steps all find a node there."""
 
 
+IN_PODS = {"docker.io/library/mysql:8.4"}
+"""Images of the environment whose databases are in pods, which is not prod."""
+
+
 def read(path: str) -> str:
     return (ROOT / path).read_text()
 
@@ -106,7 +110,8 @@ def test_platform_file_sets_variables_that_the_command_line_reads():
 
 def platform_names() -> set[str]:
     text = (GKE / "outputs.tf").read_text()
-    accounts = re.findall(r"^    (\w+) += \{", (GKE / "identities.tf").read_text(), re.MULTILINE)[:5]
+    identities = hcl.named(hcl.read(GKE), "module")["workload_identity"]
+    accounts = re.findall(r"^    (\w+) += \{", identities.body, re.MULTILINE)
     edge = re.search(r"for key in (\[.*?\])", text)
     assert edge
     names = set(re.findall(r"^\s+\{? ?([A-Z][A-Z_]+) += ", text, re.MULTILINE))
@@ -119,21 +124,47 @@ def test_platform_file_is_documented():
     assert told == platform_names()
 
 
-def test_alerts_name_metrics_that_the_server_has():
-    queries = hcl.read(TERRAFORM / "modules" / "monitoring")
-    used = set(re.findall(r"\bslipway_\w+", "\n".join(one.body for one in queries)))
-    source = read("serving/metrics.py")
-    kinds = re.findall(r'(Counter|Histogram|Gauge)\(\s*"(\w+)"', source)
-    endings = {"Counter": ["_total"], "Histogram": ["_bucket", "_sum", "_count"], "Gauge": [""]}
-    known = {name + ending for kind, name in kinds for ending in endings[kind]} | {name for _, name in kinds}
-    assert used and used <= known
+def test_manifests_read_what_the_platform_file_gives():
+    texts = [path.read_text() for path in (ROOT / "manifests").rglob("*.yaml")]
+    read_there = set(re.findall(r"\bdata\.(PLATFORM_[A-Z_]+)", "\n".join(texts)))
+    example = set(re.findall(r"^([A-Z_]+)=", read("manifests/platform.env.example"), re.MULTILINE))
+    assert read_there and read_there <= platform_names()
+    assert example == platform_names()
 
 
-def test_log_filters_name_fields_that_the_server_writes():
-    text = (TERRAFORM / "modules/monitoring/logs.tf").read_text()
-    used = set(re.findall(r"jsonPayload\.(\w+)", text))
-    assert used <= {"logger", "message", "release", "status", "level", "request_id"}
-    assert 'getLogger("serving.access")' in read("serving/middleware.py") and "serving.access" in text
+def admitted(image: str, patterns: list[str]) -> bool:
+    """Binary Authorization's rule: * stands for a part without a slash, ** for any
+    (https://cloud.google.com/binary-authorization/docs/policy-yaml-reference#admissionwhitelistpatterns)."""
+    name = re.split(r"[@:]", image.partition("/")[2])[0]
+    whole = f"{image.partition('/')[0]}/{name}"
+    forms = [re.escape(one).replace(r"\*\*", ".+").replace(r"\*", "[^/]+") for one in patterns]
+    return any(re.fullmatch(form, whole) for form in forms)
+
+
+def test_prod_admits_what_the_platform_is_made_of():
+    patterns = costs.read_tfvars(GKE / "prod.tfvars")["images"]["allowed"]
+    images = [one for one in yaml.safe_load(read("manifests/upstream.lock")) if one not in IN_PODS]
+    assert len(images) > 20
+    assert [one for one in images if not admitted(one, patterns)] == []
+    # and nobody is admitted for a part that is no longer there
+    assert [one for one in patterns if not any(admitted(image, [one]) for image in images)] == []
+
+
+def test_an_image_of_somebody_else_is_not_admitted():
+    patterns = ["docker.io/kserve/**", "registry.k8s.io/*"]
+    assert admitted("docker.io/kserve/agent:v0.20.0", patterns) and admitted("registry.k8s.io/pause:3.10", patterns)
+    assert not admitted("docker.io/kserver/agent:v1", patterns)
+    assert not admitted("registry.k8s.io/kueue/kueue:v1", patterns)
+
+
+def test_workflows_read_what_the_output_github_gives():
+    output = hcl.named(hcl.read(GKE), "output")["github"].body
+    given = set(re.findall(r"^    (\w+) += ", output, re.MULTILINE))
+    read_there = set()
+    for path in (ROOT / "ci").rglob("*.py"):
+        read_there |= set(re.findall(r'job\.setting\("(\w+)"\)|\bsetting\("(\w+)"\)', path.read_text()))
+    names = {first or second for first, second in read_there}
+    assert len(names) >= 4 and names <= given
 
 
 def test_cloud_run_sets_variables_that_the_server_reads():

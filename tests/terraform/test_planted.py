@@ -62,6 +62,15 @@ def test_a_misspelt_argument_is_noticed(own: Workspace):
             "nodes_are_private",
         ),
         ("environments/cloudrun", "main.tf", "var.public ? 1 : 0", "1", "closed_unless_public"),
+        ("modules/network", "firewall.tf", ", var.ranges.proxies]", ', "0.0.0.0/0"]', "nothing_comes_in"),
+        ("modules/registry", "main.tf", '"UNTAGGED" : "ANY"', '"UNTAGGED" : "UNTAGGED"', "previews_keep_nothing"),
+        (
+            "environments/gke",
+            "identities.tf",
+            'account = "plan", role = "roles/storage.objectViewer"',
+            'account = "plan", role = "roles/storage.objectUser"',
+            "everything_that_is_optional",
+        ),
     ],
 )
 def test_a_weakened_resource_is_noticed(own: Workspace, directory: str, file: str, old: str, new: str, run: str):

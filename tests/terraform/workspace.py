@@ -153,6 +153,7 @@ def copy(folder: Path) -> Workspace:
         if not configuration.is_file():
             pytest.fail(f"SLIPWAY_TERRAFORM_SCHEMA={schema} has no terraform.rc")
         environment["TF_CLI_CONFIG_FILE"] = str(configuration)
-    left_out = shutil.ignore_patterns(".terraform", ".terraform.lock.hcl", "*.tfstate*")
-    shutil.copytree(TERRAFORM, folder, ignore=left_out)
+    # the lock holds checksums of the real provider
+    lock = [".terraform.lock.hcl"] if schema else []
+    shutil.copytree(TERRAFORM, folder, ignore=shutil.ignore_patterns(".terraform", "*.tfstate*", *lock))
     return Workspace(terraform_binary(), folder, environment)

@@ -9,6 +9,20 @@ module "registry" {
   writers        = { for account in module.identity_github[*].accounts : "release" => account["release"].member }
 }
 
+# What previews run, for as long as they live. Nothing else pulls from it in an environment that is kept.
+module "previews" {
+  source = "../../modules/registry"
+  count  = var.github == null ? 0 : 1
+
+  project_id     = module.project_services.project_id
+  location       = var.region
+  name           = "${local.name}-previews"
+  immutable_tags = false # a preview that is made again has the same tag
+  expire_days    = 1
+  readers        = var.environment == "ephemeral" ? { nodes = module.cluster.node_member } : {}
+  writers        = { preview = module.identity_github[0].accounts["preview"].member }
+}
+
 module "storage" {
   source = "../../modules/storage"
 
@@ -43,9 +57,10 @@ module "storage" {
       delete_after_days = var.deletion_protection ? null : 30
       force_destroy     = !var.deletion_protection
       access = {
-        steps  = { role = "writer", member = local.members.steps }
-        kfp    = { role = "writer", member = local.members.kfp }
-        mlflow = { role = "writer", member = local.members.mlflow }
+        steps     = { role = "writer", member = local.members.steps }
+        kfp       = { role = "writer", member = local.members.kfp }
+        dashboard = { role = "reader", member = local.members.dashboard }
+        mlflow    = { role = "writer", member = local.members.mlflow }
       }
     }
   }

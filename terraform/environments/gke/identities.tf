@@ -7,25 +7,33 @@ module "workload_identity" {
   prefix        = local.name
   workload_pool = module.cluster.cluster.workload_pool
   accounts = {
-    steps     = { namespace = "slipway-pipelines", name = "pipeline-step", description = "Every task of a pipeline's run" }
+    steps = {
+      namespace     = "slipway-pipelines"
+      name          = "pipeline-step"
+      description   = "Every task of a pipeline's run"
+      project_roles = var.vertex ? ["roles/aiplatform.user"] : []
+    }
     janitor   = { namespace = "slipway-pipelines", name = "rollout-janitor", description = "Ends what dead rollouts left" }
     predictor = { namespace = "slipway-serving", name = "predictor", description = "Model servers: they read releases" }
     kfp = {
       namespace     = "kubeflow"
       name          = "ml-pipeline"
       description   = "Kubeflow Pipelines' API server"
-      project_roles = ["roles/cloudsql.client", "roles/cloudsql.instanceUser"]
+      project_roles = local.database_roles
     }
+    dashboard = { namespace = "kubeflow", name = "ml-pipeline-ui", description = "Kubeflow's dashboard: it shows artifacts" }
     mlflow = {
       namespace     = "slipway-system"
       name          = "mlflow"
       description   = "The tracking server"
-      project_roles = ["roles/cloudsql.client", "roles/cloudsql.instanceUser"]
+      project_roles = local.database_roles
     }
   }
 }
 
 locals {
+  database_roles = var.databases == null ? [] : ["roles/cloudsql.client", "roles/cloudsql.instanceUser"]
+
   members = { for key, account in module.workload_identity.accounts : key => account.member }
 }
 
@@ -51,16 +59,12 @@ module "identity_github" {
     submit = {
       description   = "Uploads and starts pipelines: the workflows release and retrain"
       environments  = [var.environment]
-      project_roles = ["roles/container.developer"]
+      project_roles = concat(["roles/container.developer"], var.vertex ? ["roles/aiplatform.user"] : [])
     }
     preview = {
-      description  = "Makes and destroys the Cloud Run demo"
-      environments = ["preview"]
-      project_roles = [
-        "roles/artifactregistry.reader",
-        "roles/run.admin",
-        "roles/serviceusage.serviceUsageAdmin",
-      ]
+      description   = "Makes and destroys the Cloud Run demo"
+      environments  = ["preview"]
+      project_roles = ["roles/run.admin", "roles/serviceusage.serviceUsageAdmin"]
     }
     # May change everything that stands here, rights included: its GitHub environment must ask for a review.
     apply = {
@@ -89,13 +93,43 @@ module "identity_github" {
   }
 }
 
-# Terraform's own state: whoever plans takes its lock.
+# Terraform's own state. Whoever plans reads it and takes its lock; only `apply` writes it. The preview has states of its
+# own, and sees of the others that they are there.
+locals {
+  state = var.github == null ? "" : "projects/_/buckets/${var.github.state_bucket}/objects/slipway"
+
+  state_access = {
+    "plan reads"    = { account = "plan", role = "roles/storage.objectViewer", where = "" }
+    "plan locks"    = { account = "plan", role = "roles/storage.objectUser", where = "resource.name.startsWith('${local.state}/gke/') && resource.name.endsWith('.tflock') || resource.name.startsWith('${local.state}/plans/')" }
+    "preview lists" = { account = "preview", role = "roles/storage.legacyBucketReader", where = "" }
+    "preview works" = { account = "preview", role = "roles/storage.objectUser", where = "resource.name.startsWith('${local.state}/cloudrun/')" }
+    "apply works"   = { account = "apply", role = "roles/storage.objectUser", where = "" }
+  }
+}
+
 resource "google_storage_bucket_iam_member" "state" {
-  for_each = var.github == null ? toset([]) : toset(["plan", "preview", "apply"])
+  for_each = var.github == null ? {} : local.state_access
 
   bucket = var.github.state_bucket
-  role   = "roles/storage.objectUser"
-  member = module.identity_github[0].accounts[each.key].member
+  role   = each.value.role
+  member = module.identity_github[0].accounts[each.value.account].member
+
+  dynamic "condition" {
+    for_each = compact([each.value.where])
+    content {
+      title      = each.key
+      expression = condition.value
+    }
+  }
+}
+
+# A run on Vertex AI acts as the steps' account, which whoever submits it must be allowed to say.
+resource "google_service_account_iam_member" "vertex" {
+  count = var.vertex && var.github != null ? 1 : 0
+
+  service_account_id = "projects/${var.project_id}/serviceAccounts/${module.workload_identity.accounts["steps"].email}"
+  role               = "roles/iam.serviceAccountUser"
+  member             = module.identity_github[0].accounts["submit"].member
 }
 
 # Who the demo on Cloud Run is. Made here, so that the preview's job needs no right to make accounts, and may act as

@@ -2,13 +2,16 @@ locals {
   name   = "slipway-${local.short}"
   short  = { ephemeral = "eph", dev = "dev", prod = "prod" }[var.environment] # accounts' names end at 30 characters
   labels = { app = "slipway", environment = var.environment }
+
+  # whose images may run here: previews have a cluster of their own
+  registries = concat([module.registry.address], var.environment == "ephemeral" ? module.previews[*].address : [])
 }
 
 module "project_services" {
   source = "../../modules/project_services"
 
   project_id = var.project_id
-  services = [
+  services = concat(var.vertex ? ["aiplatform.googleapis.com"] : [], [
     "artifactregistry.googleapis.com",
     "billingbudgets.googleapis.com",
     "binaryauthorization.googleapis.com",
@@ -30,7 +33,7 @@ module "project_services" {
     "sqladmin.googleapis.com",
     "storage.googleapis.com",
     "sts.googleapis.com",
-  ]
+  ])
 }
 
 module "network" {
@@ -54,8 +57,9 @@ module "cluster" {
   deletion_protection = var.deletion_protection
   labels              = local.labels
   images = {
-    mode    = var.images.mode
-    allowed = concat(["${module.registry.address}/**"], var.images.allowed)
+    mode      = var.images.mode
+    allowed   = concat([for address in local.registries : "${address}/**"], var.images.allowed)
+    attestors = var.images.attestors
   }
 }
 

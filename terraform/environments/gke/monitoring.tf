@@ -7,5 +7,6 @@ module "monitoring" {
   cluster    = module.cluster.cluster.name
   emails     = var.monitoring.emails
   log_days   = var.monitoring.log_days
+  thresholds = var.monitoring.thresholds
   budget     = var.monitoring.budget
 }

@@ -4,17 +4,18 @@ locals {
     {
       # read by the command line (.env.example)
       SLIPWAY_REGISTRY       = module.registry.address
-      VERTEX_PROJECT         = module.project_services.project_id
-      VERTEX_LOCATION        = var.region
-      VERTEX_PIPELINE_ROOT   = "${module.storage.urls["pipelines"]}/vertex"
-      VERTEX_SERVICE_ACCOUNT = module.workload_identity.accounts["steps"].email
+      VERTEX_PROJECT         = var.vertex ? module.project_services.project_id : ""
+      VERTEX_LOCATION        = var.vertex ? var.region : ""
+      VERTEX_PIPELINE_ROOT   = var.vertex ? "${module.storage.urls["pipelines"]}/vertex" : ""
+      VERTEX_SERVICE_ACCOUNT = var.vertex ? module.workload_identity.accounts["steps"].email : ""
 
       # read by the manifests
       PLATFORM_ENVIRONMENT        = var.environment
       PLATFORM_PROJECT            = module.project_services.project_id
       PLATFORM_LOCATION           = module.cluster.cluster.location
       PLATFORM_CLUSTER            = module.cluster.cluster.name
-      PLATFORM_NODES_RANGE        = coalesce(var.ranges.nodes, "10.0.0.0/22")
+      PLATFORM_NODES_RANGE        = module.network.network.nodes_range
+      PLATFORM_PROXIES_RANGE      = module.network.network.proxies_range
       PLATFORM_DATA               = module.storage.urls["data"]
       PLATFORM_CHECKPOINTS        = module.storage.urls["checkpoints"]
       PLATFORM_RELEASES           = module.storage.urls["releases"]
@@ -59,8 +60,13 @@ output "dns_records" {
 }
 
 output "github" {
-  description = "Values for the repository's variables: provider, and each job's account."
+  description = "What the workflows need to know, as one variable of the repository: `gh variable set SLIPWAY_DEV --body \"$(terraform output -json github)\"`."
   value = var.github == null ? null : {
+    project_id                 = module.project_services.project_id
+    region                     = var.region
+    cluster                    = module.cluster.cluster.name
+    state_bucket               = var.github.state_bucket
+    preview_registry           = module.previews[0].address
     workload_identity_provider = module.identity_github[0].provider
     demo_service_account       = google_service_account.demo[0].email
     service_accounts           = { for key, account in module.identity_github[0].accounts : key => account.email }

@@ -9,9 +9,13 @@ images = {
   # beside our own registry and Google's system images: who makes what manifests/upstream.yaml pins
   allowed = [
     "docker.io/kserve/**",
+    "gcr.io/cloud-sql-connectors/**",
+    "gcr.io/tfx-oss-public/**",
     "ghcr.io/kedacore/**",
     "ghcr.io/kubeflow/**",
     "ghcr.io/mlflow/**",
+    "quay.io/argoproj/**",
+    "quay.io/brancz/**",
     "quay.io/jetstack/**",
     "registry.k8s.io/**",
   ]

@@ -36,6 +36,7 @@ variable "ranges" {
     pods             = optional(string)
     services         = optional(string)
     private_services = optional(string)
+    proxies          = optional(string)
   })
   default = {}
 }
@@ -66,10 +67,11 @@ variable "control_plane" {
 }
 
 variable "images" {
-  description = "Which images may run (modules/cluster: off, audit, enforce; `allowed` beside our own registry), and whether tags may move."
+  description = "Which images may run (modules/cluster: off, audit, enforce; `allowed` beside our own registry, `attestors` whose signature admits others), and whether tags may move."
   type = object({
     mode           = optional(string, "audit")
     allowed        = optional(list(string), [])
+    attestors      = optional(list(string), [])
     immutable_tags = optional(bool, true)
   })
   default = {}
@@ -140,12 +142,19 @@ variable "edge" {
   }
 }
 
+variable "vertex" {
+  description = "Vertex AI Pipelines too: its API, and the rights that `slipway submit --target vertex` needs."
+  type        = bool
+  default     = false
+}
+
 variable "monitoring" {
-  description = "Who is told, how long logs are kept, the month's budget; see modules/monitoring."
+  description = "Who is told, when, how long logs are kept, the month's budget; see modules/monitoring."
   type = object({
-    emails   = optional(set(string), [])
-    log_days = optional(number, 30)
-    budget   = optional(object({ billing_account = string, per_month = number, currency = optional(string) }))
+    emails     = optional(set(string), [])
+    log_days   = optional(number, 30)
+    thresholds = optional(object({ volume_percent = optional(number), verdict_days = optional(number) }), {})
+    budget     = optional(object({ billing_account = string, per_month = number, currency = optional(string) }))
   })
   default = {}
 }

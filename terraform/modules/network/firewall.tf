@@ -38,11 +38,11 @@ resource "google_compute_firewall" "webhooks" {
 resource "google_compute_firewall" "load_balancers" {
   project       = var.project_id
   name          = "${var.name}-load-balancers"
-  description   = "From Google's load balancers and health checks to model servers"
+  description   = "From Google's load balancers and health checks, and the internal ones' proxies, to model servers"
   network       = google_compute_network.network.id
   direction     = "INGRESS"
   priority      = 1000
-  source_ranges = ["130.211.0.0/22", "35.191.0.0/16"]
+  source_ranges = ["130.211.0.0/22", "35.191.0.0/16", var.ranges.proxies]
   target_tags   = [local.node_tag]
 
   allow {

@@ -1,11 +1,13 @@
 output "network" {
-  description = "What the cluster's nodes need of the network: ids of network and subnet, names of the ranges, the nodes' tag."
+  description = "What the cluster and its policies need of the network: ids of network and subnet, names of the pods' and services' ranges, the nodes' tag, the ranges of nodes and proxies."
   value = {
     id             = google_compute_network.network.id
     subnet         = google_compute_subnetwork.nodes.id
     pods_range     = local.range_names.pods
     services_range = local.range_names.services
     node_tag       = local.node_tag
+    nodes_range    = google_compute_subnetwork.nodes.ip_cidr_range
+    proxies_range  = google_compute_subnetwork.proxies.ip_cidr_range
   }
 }
 

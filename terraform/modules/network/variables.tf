@@ -19,12 +19,13 @@ variable "region" {
 }
 
 variable "ranges" {
-  description = "Address ranges (CIDR) of nodes, pods, services and Google's private services (Cloud SQL)."
+  description = "Address ranges (CIDR) of nodes, pods, services, Google's private services (Cloud SQL), and the proxies of internal load balancers."
   type = object({
     nodes            = optional(string, "10.0.0.0/22")  # 1,000 nodes
     pods             = optional(string, "10.16.0.0/14") # a /24 a node: 1,000 nodes
     services         = optional(string, "10.1.0.0/20")  # 4,000 services
     private_services = optional(string, "10.2.0.0/20")
+    proxies          = optional(string, "10.3.0.0/23") # what Google advises; a /26 at least
   })
   default = {}
 
@@ -38,11 +39,16 @@ variable "ranges" {
     error_message = "ranges.pods ${var.ranges.pods} is too small: each node takes a /24 of it, so that fewer than 8 nodes fit; give a /21 or larger."
   }
 
+  validation {
+    condition     = try(tonumber(split("/", var.ranges.proxies)[1]) <= 26, true)
+    error_message = "ranges.proxies ${var.ranges.proxies} is too small: a load balancer takes addresses as it needs them, and Google wants a /26 or larger."
+  }
+
   # two networks overlap when they are the same once both are cut to the shorter prefix
   validation {
     condition = alltrue(flatten([
       for i, one in values(var.ranges) : [
-        for other in slice(values(var.ranges), i + 1, 4) : try(
+        for other in slice(values(var.ranges), i + 1, length(values(var.ranges))) : try(
           cidrhost("${split("/", one)[0]}/${min(split("/", one)[1], split("/", other)[1])}", 0) !=
           cidrhost("${split("/", other)[0]}/${min(split("/", one)[1], split("/", other)[1])}", 0),
           true

@@ -17,20 +17,23 @@ resource "google_artifact_registry_repository" "images" {
   }
 
   # a KEEP wins over a DELETE
-  cleanup_policies {
-    id     = "keep-recent"
-    action = "KEEP"
-    most_recent_versions {
-      keep_count = var.keep.recent
+  dynamic "cleanup_policies" {
+    for_each = var.expire_days == null ? [var.keep.recent] : []
+    content {
+      id     = "keep-recent"
+      action = "KEEP"
+      most_recent_versions {
+        keep_count = cleanup_policies.value
+      }
     }
   }
 
   cleanup_policies {
-    id     = "delete-untagged"
+    id     = var.expire_days == null ? "delete-untagged" : "delete-old"
     action = "DELETE"
     condition {
-      tag_state  = "UNTAGGED"
-      older_than = "${var.keep.untagged_days * 86400}s"
+      tag_state  = var.expire_days == null ? "UNTAGGED" : "ANY"
+      older_than = "${coalesce(var.expire_days, var.keep.untagged_days) * 86400}s"
     }
   }
 }

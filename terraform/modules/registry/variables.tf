@@ -38,6 +38,17 @@ variable "keep" {
   }
 }
 
+variable "expire_days" {
+  description = "Every image goes after so many days, the newest too: a repository of previews. null keeps what `keep` says."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.expire_days == null || try(var.expire_days >= 1 && floor(var.expire_days) == var.expire_days, false)
+    error_message = "expire_days ${coalesce(var.expire_days, 0)} must be a whole number of at least 1."
+  }
+}
+
 variable "readers" {
   description = "Who pulls: name -> member, as IAM writes it."
   type        = map(string)

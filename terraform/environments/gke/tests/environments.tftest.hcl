@@ -46,8 +46,20 @@ run "everything_that_is_optional" {
     error_message = "the preview deploys as the demo's account, and as no other"
   }
   assert {
-    condition     = keys(google_storage_bucket_iam_member.state) == ["apply", "plan", "preview"]
-    error_message = "who works with the state"
+    condition     = [for key, one in google_storage_bucket_iam_member.state : key if one.role == "roles/storage.objectUser" && length(one.condition) == 0] == ["apply works"]
+    error_message = "apply alone writes every state"
+  }
+  assert {
+    condition     = google_storage_bucket_iam_member.state["plan locks"].condition[0].expression == "resource.name.startsWith('projects/_/buckets/state/objects/slipway/gke/') && resource.name.endsWith('.tflock') || resource.name.startsWith('projects/_/buckets/state/objects/slipway/plans/')"
+    error_message = "a pull request's plan takes the lock and keeps plans; it writes no state"
+  }
+  assert {
+    condition     = google_storage_bucket_iam_member.state["preview works"].condition[0].expression == "resource.name.startsWith('projects/_/buckets/state/objects/slipway/cloudrun/')" && google_storage_bucket_iam_member.state["preview lists"].role == "roles/storage.legacyBucketReader"
+    error_message = "a preview works with previews' states, and reads no other"
+  }
+  assert {
+    condition     = [for name in ["project_id", "region", "cluster", "state_bucket", "preview_registry"] : output.github[name]] == ["test-project", "us-central1", "slipway-dev", "state", "us-central1-docker.pkg.dev/test-project/slipway-dev-previews"]
+    error_message = "what the workflows read (ci/job.py)"
   }
   assert {
     condition     = output.gpu_quota["nvidia-l4"] == 2 && output.log_bucket != ""
@@ -59,8 +71,33 @@ run "everything_that_is_optional" {
   }
 }
 
+run "vertex_gets_its_rights" {
+  variables {
+    vertex = true
+    github = { repository_id = "123", owner_id = "456", state_bucket = "state" }
+  }
+
+  assert {
+    condition     = output.platform.VERTEX_PROJECT == "test-project" && output.platform.VERTEX_PIPELINE_ROOT == "gs://test-project-dev-pipelines/vertex" && output.platform.VERTEX_SERVICE_ACCOUNT != ""
+    error_message = "slipway submit --target vertex reads them"
+  }
+  assert {
+    condition     = google_service_account_iam_member.vertex[0].role == "roles/iam.serviceAccountUser"
+    error_message = "who submits may say that the run acts as the steps' account"
+  }
+}
+
 run "nothing_that_is_optional" {
   variables { environment = "ephemeral" }
+
+  assert {
+    condition     = alltrue([for name, value in output.platform : value == "" if startswith(name, "VERTEX_")]) && length(google_service_account_iam_member.vertex) == 0
+    error_message = "no Vertex AI"
+  }
+  assert {
+    condition     = output.platform.PLATFORM_PROXIES_RANGE == "10.3.0.0/23" && output.platform.PLATFORM_NODES_RANGE == "10.0.0.0/22"
+    error_message = "where network policies let the gateway in"
+  }
 
   assert {
     condition     = output.dns_records == null && output.github == null && output.platform.PLATFORM_EDGE_HOSTNAME == "" && output.platform.PLATFORM_EDGE_IAP == "false"

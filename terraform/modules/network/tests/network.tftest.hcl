@@ -52,6 +52,30 @@ run "databases_get_the_private_range" {
   }
 }
 
+run "internal_load_balancers_have_their_proxies" {
+  command = plan
+  variables { ranges = { proxies = "10.9.0.0/24" } }
+
+  assert {
+    condition     = google_compute_subnetwork.proxies.purpose == "REGIONAL_MANAGED_PROXY" && google_compute_subnetwork.proxies.role == "ACTIVE" && google_compute_subnetwork.proxies.ip_cidr_range == "10.9.0.0/24"
+    error_message = "a subnet of their own, where ranges.proxies says"
+  }
+  assert {
+    condition     = google_compute_firewall.load_balancers.source_ranges == toset(["130.211.0.0/22", "35.191.0.0/16", "10.9.0.0/24"])
+    error_message = "the proxies reach model servers, as Google's own ranges do"
+  }
+  assert {
+    condition     = output.network.proxies_range == "10.9.0.0/24" && output.network.nodes_range == "10.0.0.0/22"
+    error_message = "network policies are told both ranges"
+  }
+}
+
+run "refuses_too_few_addresses_for_proxies" {
+  command = plan
+  variables { ranges = { proxies = "10.9.0.0/27" } }
+  expect_failures = [var.ranges]
+}
+
 run "outputs_name_what_was_made" {
   assert {
     condition     = output.network.id == google_compute_network.network.id && output.network.subnet == google_compute_subnetwork.nodes.id

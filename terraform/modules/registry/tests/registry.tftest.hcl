@@ -45,6 +45,21 @@ run "moving_tags_where_wanted" {
   }
 }
 
+run "previews_keep_nothing" {
+  command = plan
+  variables { expire_days = 1 }
+  assert {
+    condition     = one(google_artifact_registry_repository.images.cleanup_policies).action == "DELETE" && one(one(google_artifact_registry_repository.images.cleanup_policies).condition).older_than == "86400s" && one(one(google_artifact_registry_repository.images.cleanup_policies).condition).tag_state == "ANY"
+    error_message = "tagged or not, an image goes after a day, and nothing is kept for being new"
+  }
+}
+
+run "refuses_to_expire_at_once" {
+  command = plan
+  variables { expire_days = 0 }
+  expect_failures = [var.expire_days]
+}
+
 run "refuses_a_name_that_is_none" {
   command = plan
   variables { name = "Slipway" }
