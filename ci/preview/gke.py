@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ci import cluster, job
-from ci.commands import ROOT, ask, program, run
+from ci.commands import ROOT, CiError, ask, program, run
 from ci.terraform import Terraform
 
 ENVIRONMENT = "ephemeral"
@@ -19,6 +20,12 @@ SERVICE = "energy-smoke"
 """rollout.service of pipelines/runs/smoke.yaml."""
 
 NAMESPACE = "slipway-serving"
+MADE_AT_GOOGLE = (
+    ("httproutes,inferenceservices", NAMESPACE),
+    ("gateways", "slipway-system"),
+    ("persistentvolumeclaims", "slipway-pipelines"),
+)
+"""Kinds and namespaces, in the order in which they go (docs/deploy.md, step 9)."""
 
 
 @dataclass
@@ -66,8 +73,20 @@ class Gke:
     def destroy(self) -> None:
         terraform = self._terraform()
         terraform.init()
-        if terraform.holds():
-            terraform.destroy()
+        if not terraform.holds():
+            return
+        try:
+            self._empty()
+        except CiError as error:  # a cluster that was never made, or no longer answers, has nothing to give back
+            print(f"the cluster could not be emptied: {error}", file=sys.stderr)
+        terraform.destroy()
+
+    def _empty(self) -> None:
+        """What the cluster itself made at Google: a load balancer would keep the network, a disk would cost."""
+        with cluster.access() as environment:
+            for kinds, namespace in MADE_AT_GOOGLE:
+                flags = [f"--namespace={namespace}", "--all", "--ignore-not-found", "--timeout=10m"]
+                run([program("kubectl"), "delete", kinds, *flags], env=environment)
 
     def exists(self) -> bool:
         return any(one["name"] == self.cluster for one in clusters(self.project))

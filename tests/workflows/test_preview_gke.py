@@ -75,6 +75,23 @@ def test_it_is_made_reached_told_and_destroyed(programs: Programs, tmp_path: Pat
     assert "-var-file=ephemeral.tfvars" in next(c for c in programs.calls("terraform") if c.words[1] == "apply").words
 
 
+def test_what_the_cluster_made_at_google_goes_before_the_cluster(programs: Programs):
+    target().destroy()
+    calls = programs.calls()
+    emptied = [call.words for call in calls if call.name == "kubectl" and call.words[0] == "delete"]
+    assert [words[1] for words in emptied] == [kinds for kinds, _ in gke.MADE_AT_GOOGLE]
+    assert all({"--all", "--ignore-not-found", "--timeout=10m"} <= set(words) for words in emptied)
+    order = [call.name for call in calls if call.words[:1] == ["delete"] or "destroy" in call.words]
+    assert order == ["kubectl"] * len(emptied) + ["terraform"]
+
+
+@pytest.mark.parametrize(("name", "words"), [("gcloud", "clusters describe"), ("kubectl", "^delete")])
+def test_a_cluster_that_does_not_answer_is_destroyed_all_the_same(programs: Programs, name: str, words: str):
+    programs.answer(name, words, code=1)
+    target().destroy()
+    assert any("destroy" in call.words for call in programs.calls("terraform"))
+
+
 def test_a_platform_that_cannot_be_installed_is_destroyed(programs: Programs):
     programs.answer("make", "platform", code=1)
     with pytest.raises(CiError, match="make platform"):
