@@ -35,8 +35,9 @@ def build_secrets() -> Iterator[dict[str, Path]]:
 def pip_settings() -> tuple[dict[str, str], str]:
     """What this machine's pip is told about the way to packages, and the file of certificates that it trusts, or ""."""
     told = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+    lines = told.stdout.splitlines()  # global.index-url='…', and :env:.index-url='…', which wins; in any order
     settings: dict[str, str] = {}
-    for line in told.stdout.splitlines():  # global.index-url='…', then :env:.index-url='…', which wins
+    for line in sorted(lines, key=lambda line: line.startswith(":env:")):
         name, _, value = line.partition("=")
         settings[name.rpartition(".")[2]] = str(ast.literal_eval(value)).replace("\n", " ")
     trusted = settings.get("cert") or os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE") or ""
