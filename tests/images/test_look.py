@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,10 @@ def test_a_folder_that_everybody_may_write(root: Path):
 def test_a_configuration_that_is_not_as_agreed(root: Path, change: dict[str, Any], said: str):
     (found,) = look.findings(root, CONFIG | change)
     assert found.startswith(said)
+
+
+def test_a_key_that_a_package_prints_for_everybody_is_none(monkeypatch: pytest.MonkeyPatch):
+    known, other = ("hf_" + letter * 34 for letter in "ab")
+    monkeypatch.setattr(look, "_PUBLISHED", {hashlib.sha256(known.encode()).hexdigest()})
+    assert not look.holds_key(f'TOKEN = "{known}"'.encode())
+    assert look.holds_key(f'TOKEN = "{known}", "{other}"'.encode())
