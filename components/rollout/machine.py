@@ -211,6 +211,13 @@ def _broken(seen: Observation, tried: Tried) -> str:
     return ""
 
 
+def _cause(candidate: Instance | None, digest: str, why: str) -> str:
+    """What became of the candidate, where that is seen, before the step that failed for it."""
+    if candidate and candidate.digest == digest and candidate.state == "failed" and candidate.reason not in why:
+        return f"{candidate.reason} ({why})"
+    return why
+
+
 def _other_rollout(seen: Observation, wanted: str) -> bool:
     """Whether a killed rollout of another release has left its candidate."""
     return seen.candidate is not None and seen.candidate.digest != wanted
@@ -406,16 +413,19 @@ class Rollout:
             # Traffic is where it should be; a replaced release that lingers costs memory and nothing else.
             self._tell(Step("fail", step.digest, f"it is not removed: {error}; the next rollout tries again"))
             return replace(tried, not_removed=tried.not_removed | {step.digest})
-        self._tell(Step("withdraw", step.digest, str(error)))
+        why = str(error)
         try:
-            self._withdraw(self._look(), step.digest)
+            now = self._look()
+            why = _cause(now.candidate, step.digest, why)
+            self._tell(Step("withdraw", step.digest, why))
+            self._withdraw(now, step.digest)
         except LockLost:
             raise
         except (TargetError, OSError) as second:
-            raise TargetError(f"{step.digest} failed ({error}) and could not be withdrawn: {second}") from error
+            raise TargetError(f"{step.digest} failed ({why}) and could not be withdrawn: {second}") from error
         if step.digest != self.digest:
             return replace(tried, opened=0, watched=0)  # a leftover is gone; the wanted release still has its chance
-        raise self._failed(str(error), seen.stable, tried) from error
+        raise self._failed(why, seen.stable, tried) from error
 
     def _failed(self, why: str, stable: Instance | None, tried: Tried) -> RolloutFailed:
         """The end of a rollout whose candidate is gone, once the old release serves again where it can."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from components.rollout import machine
 from components.rollout.machine import Plan, Rollout, Step, Tried, next_step
 from components.rollout.target import (
     ChampionMoved,
@@ -481,3 +482,17 @@ def test_the_decision_about_the_next_step_is_total():
                         step = next_step(seen, wanted, Tried(), plan)
                         assert step.kind != "fail"
                         assert not (step.kind == "remove" and step.digest in routed)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "told"),
+    [
+        (None, "no answer"),
+        (Instance("new", "ready", "http://new"), "no answer"),
+        (Instance("other", "failed", "http://other", "it was deleted"), "no answer"),
+        (Instance("new", "failed", "http://new", "it was deleted"), "it was deleted (no answer)"),
+        (Instance("new", "failed", "http://new", "no answer"), "no answer"),
+    ],
+)
+def test_what_became_of_a_candidate_is_told_before_what_failed_for_it(candidate, told):
+    assert machine._cause(candidate, "new", "no answer") == told
