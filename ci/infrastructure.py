@@ -128,14 +128,7 @@ COMMANDS = {"plan": plan, "comment": comment, "apply": apply}
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1 or arguments[0] not in COMMANDS:
-        print(f"usage: python -m ci.infrastructure {'|'.join(COMMANDS)}", file=sys.stderr)
-        return 2
-    try:
-        COMMANDS[arguments[0]]()
-    except CiError as error:
-        return job.fail(error)
-    return 0
+    return job.carry_out("ci.infrastructure", COMMANDS, arguments)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,18 @@ def mask(secret: str) -> None:
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in secret.splitlines():
             print(f"::add-mask::{line}", flush=True)
+
+
+def carry_out(module: str, commands: Mapping[str, Callable[[], object]], arguments: Sequence[str]) -> int:
+    """Run the one command that is named; the exit code: 0, 1 with the reason of its CiError, 2 for wrong usage."""
+    if len(arguments) != 1 or arguments[0] not in commands:
+        print(f"usage: python -m {module} {'|'.join(commands)}", file=sys.stderr)
+        return 2
+    try:
+        commands[arguments[0]]()
+    except CiError as error:
+        return fail(error)
+    return 0
 
 
 def fail(error: Exception) -> int:

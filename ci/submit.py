@@ -134,14 +134,7 @@ COMMANDS = {"release": after_release, "retrain": retrain}
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1 or arguments[0] not in COMMANDS:
-        print(f"usage: python -m ci.submit {'|'.join(COMMANDS)}", file=sys.stderr)
-        return 2
-    try:
-        COMMANDS[arguments[0]]()
-    except CiError as error:
-        return job.fail(error)
-    return 0
+    return job.carry_out("ci.submit", COMMANDS, arguments)
 
 
 if __name__ == "__main__":

@@ -160,16 +160,9 @@ def _end(number: int, _: object) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1 or arguments[0] not in COMMANDS:
-        print(f"usage: python -m ci.preview {'|'.join(COMMANDS)}", file=sys.stderr)
-        return 2
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
-    try:
-        COMMANDS[arguments[0]]()
-    except CiError as error:
-        return job.fail(error)
-    return 0
+    return job.carry_out("ci.preview", COMMANDS, arguments)
 
 
 if __name__ == "__main__":
