@@ -103,7 +103,9 @@ class Gke:
         path = ROOT / "build/preview/smoke.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         text = (ROOT / "pipelines/runs/smoke.yaml").read_text()
-        path.write_text(f"{text.rstrip()}\n  kserve:\n    releases: {values['PLATFORM_RELEASES']}/preview\n")
+        path.write_text(
+            f"{text.rstrip()}\n  kserve:\n    releases: {values['PLATFORM_RELEASES']}/preview\n    route_seconds: 300\n"
+        )
         return path
 
     def _terraform(self) -> Terraform:

@@ -41,6 +41,10 @@ class KServeConfig(StepConfig):
     It stands in the cluster for all to read, so it holds no credentials.
     """
 
+    route_seconds: float = Field(default=60, gt=0)
+    """A gateway that does not follow a change of the weights by then ends the rollout; a cloud's load balancer takes
+    minutes, a gateway in the cluster less than a second."""
+
     replicas: int = Field(default=1, ge=1)
     """Pods per release; the fewest where KEDA makes more. Two or more also survive the drain of a node."""
 

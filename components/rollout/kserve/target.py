@@ -58,9 +58,6 @@ from components.rollout.target import UNKNOWN, Instance, Observation, Origin, Ta
 from components.step_config import InputError
 from serving.release import read_release
 
-_IN_FORCE_SECONDS = 240.0
-"""Google's load balancers take minutes to take up a route; a gateway in the cluster, less than a second."""
-
 _DELETE_SECONDS = 60.0
 """Beyond the grace that its pods have."""
 
@@ -112,12 +109,10 @@ class KServeTarget:
         *,
         origin: Origin = UNKNOWN,
         cluster: Cluster | None = None,
-        in_force_seconds: float = _IN_FORCE_SECONDS,
     ):
         self._config, self._origin = config, origin
         self._cluster = cluster or Cluster.connect(config.kserve.namespace, API_SECONDS)
         self._service = config.service
-        self._in_force_seconds = in_force_seconds
         self._lock = Lock(self._cluster, config.service, origin.run)
         self._watch: _Watch | None = None
         self._found_public: _Public | None = None
@@ -561,7 +556,8 @@ class KServeTarget:
 
     def _await_in_force(self, wanted: Mapping[str, int], before: Mapping[str, int]) -> None:
         """Return when the gateway follows the route: its status says so, and its answers show it."""
-        deadline = time.monotonic() + self._in_force_seconds
+        limit = self._config.kserve.route_seconds
+        deadline = time.monotonic() + limit
         smallest = min([*wanted.values(), *before.values()], default=100)
         total = max(sum(wanted.values()), sum(before.values()), 1)
         needed = max(_ANSWERS, math.ceil(1.5 * total / max(smallest, 1)))
@@ -574,7 +570,7 @@ class KServeTarget:
             why = self._not_accepted(route) if wanted else ""
             accepted = math.inf if why else min(accepted, time.monotonic())
             if not why and self._asks_for_sign_in():
-                if time.monotonic() - accepted >= min(_UNSEEN_SECONDS, self._in_force_seconds / 2):
+                if time.monotonic() - accepted >= min(_UNSEEN_SECONDS, limit / 2):
                     return
                 why = "it asks for sign-in, so that nobody sees who answers"
             elif not why:
@@ -586,7 +582,7 @@ class KServeTarget:
             if time.monotonic() > deadline:
                 shares = ", ".join(f"{digest} {weight}" for digest, weight in wanted.items()) or "nothing"
                 raise TargetError(
-                    f"the gateway at {self.url} does not route by {shares} after {self._in_force_seconds:g} s: {why}; "
+                    f"the gateway at {self.url} does not route by {shares} after {limit:g} s: {why}; "
                     f"see `kubectl describe httproute -n {self._cluster.namespace} {self._service}`"
                 )
             self._lock.check()

@@ -32,17 +32,19 @@ class Place:
             ready_seconds=3,
             answer_seconds=4,
             drain_seconds=3,
-            kserve=KServeConfig(namespace=NAMESPACE, releases=(root / "published").as_uri(), grace_seconds=9),
+            kserve=KServeConfig(
+                namespace=NAMESPACE, releases=(root / "published").as_uri(), grace_seconds=9, route_seconds=2
+            ),
         )
 
     def cluster(self, api_seconds: float = 2) -> Cluster:
         return Cluster.connect(NAMESPACE, api_seconds)
 
-    def target(self, run: str = "test", in_force_seconds: float = 2, **changes) -> KServeTarget:
+    def target(self, run: str = "test", **changes) -> KServeTarget:
         kserve = self.config.kserve.model_copy(update=changes.pop("kserve", {}))
         config = self.config.model_copy(update={**changes, "kserve": kserve})
         origin = Origin(run, f"{run}-1", "c0ffee", "sha256:data")
-        return KServeTarget(config, origin=origin, cluster=self.cluster(), in_force_seconds=in_force_seconds)
+        return KServeTarget(config, origin=origin, cluster=self.cluster())
 
     def release(self, name: str) -> tuple[str, Path]:
         """Digest and directory of a release."""

@@ -45,7 +45,7 @@ class Dying(Cluster):
 
 def bring(place, release, expected, cluster):
     """One rollout by the machine, with the checks of a real one."""
-    target = KServeTarget(place.config, origin=Origin("run", "run-1"), cluster=cluster, in_force_seconds=2)
+    target = KServeTarget(place.config, origin=Origin("run", "run-1"), cluster=cluster)
     check = GoldenCheck(target.http, "chat", 0.05, 2)
     directories = {digest: directory for digest, directory in place.releases.values()}
     Rollout(target, release[0], expected, directories.__getitem__, check, lambda step: None, plan(place.config)).run()

@@ -387,7 +387,7 @@ def test_behind_a_sign_in_the_routes_status_is_believed(place, served, one, two)
     place.world.signs_in = True
     began = time.monotonic()
     roll(served, two)
-    assert time.monotonic() - began >= 1  # half of in_force_seconds
+    assert time.monotonic() - began >= 1  # half of route_seconds
     seen = served.observe()
     assert seen.in_force and seen.live == two[0]
     with served.http(served.url, 5) as client:
