@@ -16,6 +16,9 @@ from tests.cluster.load import load
 
 RELEASE = "sha256:abc"
 FAULTS = ("500", "429", "silent", "cut", "no end", "error event", "other release", "not JSON")
+# Faults that only one of the two forms of an answer can have; a stream that is not JSON is told as one without an end.
+STREAM_ONLY = ("no end", "error event")
+WHOLE_ONLY = ("not JSON",)
 KINDS = {
     "500": "500",
     "429": "429",
@@ -41,7 +44,7 @@ class Flawed(BaseHTTPRequestHandler):
         stream = bool(body.get("stream"))
         with self.lock:
             self.connections[self.client_address[1]] += 1
-            wanted = [name for name in self.faults if stream or name not in ("no end", "error event")]
+            wanted = [name for name in self.faults if name not in (WHOLE_ONLY if stream else STREAM_ONLY)]
             fault = wanted[0] if wanted else ""
             if fault:
                 self.faults.remove(fault)
