@@ -19,9 +19,9 @@ README = Path(__file__).parent / "README.md"
 SHOWN = "prod"
 """The environment that has most of everything."""
 
-NETWORK, TRUST, MODULES = (
+NETWORK, JOBS, PODS, MODULES = (
     (f"<!-- {name}: made by python -m terraform.pictures -->\n", f"<!-- {name} end -->\n")
-    for name in ("network", "trust", "modules")
+    for name in ("network", "trust of jobs", "trust of pods", "modules")
 )
 
 
@@ -164,22 +164,28 @@ def _peering(found: Made) -> str:
     return f"peered {reserved['address']}/{reserved['prefix_length']}, Auth Proxy, TLS"
 
 
-def trust(cloud: rights.Cloud) -> str:
-    """Who proves to whom who he is, and what it is good for."""
+def trust_of_jobs(cloud: rights.Cloud) -> str:
+    """Which job on GitHub may be which account, and what that is good for."""
+    return _trust("a job on GitHub, by a token that GitHub signs", _acting(cloud, on_github=True), cloud)
+
+
+def trust_of_pods(cloud: rights.Cloud) -> str:
+    """The same for pods, by their Kubernetes accounts."""
+    return _trust("a pod, by a token of its Kubernetes account", _acting(cloud, on_github=False), cloud)
+
+
+def _acting(cloud: rights.Cloud, on_github: bool) -> dict[str, list[str]]:
+    """Account -> who may be it; what GitHub signs stands in backticks."""
+    return {email: some for email, some in cloud.acting.items() if all("`" in one for one in some) == on_github}
+
+
+def _trust(who: str, acting: dict[str, list[str]], cloud: rights.Cloud) -> str:
     chart = Chart("LR")
-    chart.group("github", "a job on GitHub, by a token that GitHub signs")
-    jobs = {email: actors for email, actors in cloud.acting.items() if all("`" in one for one in actors)}
-    for actors in jobs.values():
-        for actor in actors:
-            chart.node(actor.replace("`", ""), shape="()")
+    chart.group("who", who)
+    for actor in (one for some in acting.values() for one in some):
+        chart.node(actor.replace("`", ""), shape="()")
     chart.end()
-    chart.group("pods", "a pod, by a token of its Kubernetes account")
-    for email, actors in cloud.acting.items():
-        if email not in jobs:
-            for actor in actors:
-                chart.node(actor, shape="()")
-    chart.end()
-    for email, actors in cloud.acting.items():
+    for email, actors in acting.items():
         account = chart.node(email.partition("@")[0])
         for actor in actors:
             chart.arrow(_name(actor.replace("`", "")), account)
@@ -221,9 +227,11 @@ def _module(address: str) -> str:
 def draw(terraform: made.Terraform) -> dict[tuple[str, str], str]:
     """Marks -> picture."""
     resources = made.gke(terraform, SHOWN)
+    cloud = rights.read(resources)
     general = {
         NETWORK: network(resources),
-        TRUST: trust(rights.read(resources)),
+        JOBS: trust_of_jobs(cloud),
+        PODS: trust_of_pods(cloud),
         MODULES: modules(terraform.call("environments/gke", "graph")),
     }
     return {marks: _general(text) for marks, text in general.items()}

@@ -59,11 +59,13 @@ def test_trust_shows_who_holds_what():
         ],
         acting={"steps@p": ["ns/name"], "plan@p": ["GitHub environment `plan`"]},
     )
-    text = pictures.trust(cloud)
+    text = pictures.trust_of_pods(cloud)
     assert 'n_ns_name(["ns/name"])' in text and "n_ns_name --> n_steps" in text
     assert 'n_steps -->|"storage.objectViewer"| n_bucket_data' in text
     assert 'n_steps -->|"a in part"| n_project' in text
-    assert "n_GitHub_environment_plan --> n_plan" in text
+    assert "GitHub" not in text
+    jobs = pictures.trust_of_jobs(cloud)
+    assert "n_GitHub_environment_plan --> n_plan" in jobs and "steps" not in jobs
 
 
 def pool(**node: Any) -> Resource:
@@ -82,5 +84,5 @@ def test_a_pool_says_what_it_is_made_of():
 
 
 def test_a_page_without_marks_is_refused():
-    with pytest.raises(ValueError, match="has no <!-- trust"):
-        pictures.with_pictures("no marks", {pictures.TRUST: "x"})
+    with pytest.raises(ValueError, match="has no <!-- modules"):
+        pictures.with_pictures("no marks", {pictures.MODULES: "x"})
