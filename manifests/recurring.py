@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,9 @@ from pipelines.schedule import read_cron
 ROOT = Path(__file__).resolve().parents[1]
 SCHEDULES = ROOT / "manifests/schedules"
 ENVIRONMENTS = ("ephemeral", "dev", "prod")
+SLIPWAY = (sys.executable, "-m", "pipelines.cli")
+"""The command line of this environment, whatever the shell's PATH holds."""
+
 _PLACE = re.compile(r"\$\{([A-Z_]+)\}")
 
 
@@ -112,14 +116,15 @@ def plan(environment: str, folder: Path, platform: Mapping[str, str]) -> Iterato
             continue
         folder.mkdir(parents=True, exist_ok=True)
         written = folder / path.name
-        written.write_text(yaml.safe_dump(run_file(recurring, platform), sort_keys=False, allow_unicode=True))
+        content = yaml.safe_dump(run_file(recurring, platform), sort_keys=False, allow_unicode=True)
+        written.write_text(f"# The recurring run {path.stem}, as the environment {environment} has it.\n{content}")
         run_config.load(str(written))
-        yield path.stem, ["slipway", "schedule", str(written), path.stem, "--cron", recurring.cron]
+        yield path.stem, [*SLIPWAY, "schedule", str(written), path.stem, "--cron", recurring.cron]
 
 
 def leftovers(known: list[str]) -> list[str]:
     """Names of the server's schedules that no file has."""
-    told = subprocess.run(["slipway", "schedule", "list", "--json"], capture_output=True, text=True, check=True)
+    told = subprocess.run([*SLIPWAY, "schedule", "list", "--json"], capture_output=True, text=True, check=True)
     return sorted({one["name"] for one in json.loads(told.stdout)} - set(known))
 
 
@@ -136,7 +141,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     for _, command in planned:
-        print(" ".join(command), flush=True)
+        print(shlex.join(["slipway", *command[len(SLIPWAY) :]]), flush=True)
         if options.apply and subprocess.run(command).returncode:
             return 1
     if options.apply:

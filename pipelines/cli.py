@@ -278,9 +278,16 @@ def compile_(options: argparse.Namespace) -> int:
 
 
 def _place(options: argparse.Namespace) -> tuple[Store, RolloutConfig]:
-    """The store and the rollout's settings, by the run file and --target."""
+    """The store and the rollout's settings, by the run file and --target.
+
+    A run in a cluster has its store on a volume there. What a cluster serves was published, so whoever looks at it from
+    elsewhere needs no more than a folder: the default one.
+    """
     config = run_config.load(options.run_file, target=options.target)
-    return Store(config.run), config.rollout
+    run = config.run
+    if config.rollout.target == "kserve" and not Path(run.store).is_dir():
+        run = run.model_copy(update={"store": RunSettings.model_fields["store"].default})
+    return Store(run), config.rollout
 
 
 def rollout_status(options: argparse.Namespace) -> int:
@@ -367,9 +374,9 @@ def chat(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Paths of the newest run's reports."""
-    store, _ = _place(options)
-    name = run_config.load(options.run_file).run.name
-    runs = sorted((store.root / "runs").glob(f"*-{name}/reports"))
+    run = run_config.load(options.run_file).run
+    store = Store(run)
+    runs = sorted((store.root / "runs").glob(f"*-{run.name}/reports"))
     if not runs:
         raise InputError(f"no run has left a report in {store.root}; `slipway run {options.run_file}` does")
     paths = {path.stem: path for path in sorted(runs[-1].glob("*.html"))}

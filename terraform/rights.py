@@ -216,7 +216,8 @@ def _short(email: str) -> str:
 def differences(texts: dict[str, str], shown: str) -> str:
     """What the other environments grant beside the one that is shown, and what they do not. Environment -> its half."""
     rows = {name: [line for line in text.splitlines() if line.startswith("| ")] for name, text in texts.items()}
-    lines = ["## Where environments differ", "", f"The tables are those of `{shown}`.", ""]
+    options = "with every option that grants something: `edge`, `github` and `vertex`"
+    lines = ["## Where environments differ", "", f"The tables are those of `{shown}`, {options}.", ""]
     for name, held in rows.items():
         lines += [f"- `{name}` also: {_row(row)}" for row in held if row not in rows[shown]]
         lines += [f"- not in `{name}`: {_row(row)}" for row in rows[shown] if row not in held]

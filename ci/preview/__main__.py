@@ -122,7 +122,9 @@ def deploy() -> None:
     if isinstance(made, cloud_run.CloudRun) and not made.image:
         raise CiError("IMAGE_BY_DIGEST is not set: the output `image` of `make preview-push`")
     if isinstance(made, cloud_run.CloudRun) and "/slipway-serving@" in made.image and not made.release:
-        raise CiError("RELEASE is not set and the image holds none: set SLIPWAY_PREVIEW_RELEASE to gs://BUCKET/DIGEST")
+        raise CiError(
+            "RELEASE is not set and the image holds none: set SLIPWAY_PREVIEW_RELEASE to gs://BUCKET/FOLDER/DIGEST"
+        )
     preview.deploy(made, page(), lambda address: preview.try_live(address, preview.Clock()), preview.Clock())
 
 

@@ -28,6 +28,7 @@ OTHERS = {
         "auth login": set(),
         "auth application-default login": set(),
         "auth application-default revoke": set(),
+        "auth application-default set-quota-project": set(),
         "billing accounts add-iam-policy-binding": {"--member", "--role"},
         "billing projects link": {"--billing-account"},
         "config set project": set(),
@@ -49,7 +50,7 @@ OTHERS = {
     },
     "kubectl": {
         "create secret generic": {"--namespace", "--from-file"},
-        "delete": {"--all", "--namespace"},
+        "delete": {"--all", "--namespace", "-l"},
         "get": {"--namespace", "--output"},
         "port-forward": {"--namespace"},
     },

@@ -94,6 +94,12 @@ def test_terraform_takes_what_the_page_gives():
     assert unknown(f"```json\n{planted}\n```\n") == ["edge.host", "monitoring.budget.limit", "node"]
 
 
+@pytest.mark.parametrize("environment", costs.ENVIRONMENTS)
+def test_what_the_page_gives_is_not_overridden(environment: str):
+    """-var-file wins over mine.auto.tfvars.json and over the workflows' variables, and objects are not joined."""
+    assert set(values(PAGE.read_text())).isdisjoint(costs.read_tfvars(GKE / f"{environment}.tfvars"))
+
+
 def prices() -> dict[str, float]:
     """What the page says of costs -> what terraform/costs.py reckons."""
     all_ = costs.read_prices()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,7 @@ def test_each_can_be_submitted_to_each_of_its_environments(
     monkeypatch.setattr(images, "CPU", f"{EXAMPLE['SLIPWAY_REGISTRY']}/slipway-python:1-cpu")
     for environment in recurring.read(path).environments:
         planned = dict(recurring.plan(environment, tmp_path / environment, EXAMPLE))
-        _, _, written, name, _, cron = planned[path.stem]
+        written, name, _, cron = planned[path.stem][-4:]
         config = run_config.load(written)
 
         assert (name, read_cron(cron)) == (path.stem, "0 " + cron)
@@ -86,7 +88,7 @@ def test_changes_lie_over_the_run_file(schedules: Path, tmp_path: Path) -> None:
         "changes: {data: {sources: ['${PLATFORM_DATA}/a']}, run: {store: /s}}"
     )
     ((_, command),) = recurring.plan("dev", tmp_path / "out", EXAMPLE)
-    config, smoke = run_config.load(command[2]), run_config.load("smoke")
+    config, smoke = run_config.load(command[-4]), run_config.load("smoke")
 
     assert config.data.sources == [f"{EXAMPLE['PLATFORM_DATA']}/a"]
     assert config.data.test_share == smoke.data.test_share
@@ -112,18 +114,32 @@ def test_applying_runs_the_command_line_and_names_what_is_left(
     place = tmp_path / "manifests/overlays/gke-dev"
     place.mkdir(parents=True)
     (place / "platform.env").write_text("PLATFORM_DATA=gs://b\n")
-    program = tmp_path / "bin/slipway"
-    program.parent.mkdir()
+    program = tmp_path / "slipway"
     program.write_text(
         f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n'
         '[ "$2" != list ] || echo \'[{"name": "old"}, {"name": "one"}]\'\n'
     )
     program.chmod(0o755)
     monkeypatch.setattr(recurring, "ROOT", tmp_path)
-    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    monkeypatch.setattr(recurring, "SLIPWAY", (str(program),))
     monkeypatch.setattr("sys.argv", ["recurring", "dev", "--apply"])
 
     assert recurring.main() == 0
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls == [f"schedule {tmp_path}/build/schedules/dev/one.yaml one --cron 0 3 * * 1", "schedule list --json"]
-    assert "old: no file of manifests/schedules has it" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "one.yaml one --cron '0 3 * * 1'" in printed and "old: no file of manifests/schedules has it" in printed
+
+
+def test_the_command_line_is_this_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever PATH holds."""
+    monkeypatch.setenv("PATH", "")
+    asked = subprocess.run([*recurring.SLIPWAY, "schedule", "list", "--help"], capture_output=True, text=True)
+    assert asked.returncode == 0 and "schedule" in asked.stdout
+
+
+def test_a_written_run_file_can_be_bundled(schedules: Path, tmp_path: Path) -> None:
+    """docs/deploy.md copies one to pipelines/runs/, whose files begin with what they are for."""
+    (schedules / "one.yaml").write_text("environments: [dev]\ncron: '0 3 * * 1'\nrun: smoke")
+    ((_, command),) = recurring.plan("dev", tmp_path / "out", EXAMPLE)
+    assert re.match(r"# [A-Z].{20,}[.:]\n", Path(command[-4]).read_text())

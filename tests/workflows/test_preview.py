@@ -327,7 +327,7 @@ def test_a_preview_that_does_not_answer_is_destroyed_and_fails(cloud: Cloud, set
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("steps.push.outputs.image", "IMAGE_BY_DIGEST"), ("vars.SLIPWAY_PREVIEW_RELEASE", "gs://BUCKET/DIGEST")],
+    [("steps.push.outputs.image", "IMAGE_BY_DIGEST"), ("vars.SLIPWAY_PREVIEW_RELEASE", "gs://BUCKET/FOLDER/DIGEST")],
 )
 def test_what_could_never_answer_is_refused_before_anything_is_made(cloud: Cloud, settings: str, name: str, says: str):
     done = cloud.step("deploy", "make preview-deploy", values(settings, **{name: ""}))

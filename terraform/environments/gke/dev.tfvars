@@ -2,6 +2,7 @@
 environment         = "dev"
 zones               = ["us-central1-a", "us-central1-b"]
 deletion_protection = true
+log_days            = 30
 databases           = { tier = "db-custom-1-3840" }
 
 pools = {
@@ -11,5 +12,3 @@ pools = {
   l4-steps = { machine_type = "g2-standard-12", max_nodes = 4, provisioning = "spot" }
   a100     = { machine_type = "a2-highgpu-1g", max_nodes = 1 }
 }
-
-monitoring = { log_days = 30 }

@@ -2,6 +2,7 @@
 environment         = "ephemeral"
 zones               = ["us-central1-a"]
 deletion_protection = false
+log_days            = 7
 databases           = null # in pods: nothing is kept
 
 pools = {
@@ -9,5 +10,3 @@ pools = {
   steps    = { machine_type = "e2-highmem-8", max_nodes = 1 }
   l4-steps = { machine_type = "g2-standard-12", max_nodes = 1, provisioning = "spot" }
 }
-
-monitoring = { log_days = 7 }

@@ -6,7 +6,7 @@ module "monitoring" {
   region     = var.region
   cluster    = module.cluster.cluster.name
   emails     = var.monitoring.emails
-  log_days   = var.monitoring.log_days
+  log_days   = var.log_days
   thresholds = var.monitoring.thresholds
   budget     = var.monitoring.budget
 }

@@ -2,6 +2,7 @@
 environment         = "prod"
 zones               = ["us-central1-a", "us-central1-b", "us-central1-c"]
 deletion_protection = true
+log_days            = 90
 databases           = { tier = "db-custom-2-7680", highly_available = true, disk_gib = 50, backups = 30 }
 
 images = {
@@ -31,5 +32,3 @@ pools = {
   h100     = { machine_type = "a3-highgpu-1g", max_nodes = 2, provisioning = "flex-start", max_run_seconds = 259200, local_ssds = 2 }
   h100x8   = { machine_type = "a3-highgpu-8g", max_nodes = 2, provisioning = "flex-start", max_run_seconds = 604800, local_ssds = 16 }
 }
-
-monitoring = { log_days = 90 }

@@ -148,11 +148,16 @@ variable "vertex" {
   default     = false
 }
 
+variable "log_days" {
+  description = "How many days logs are kept."
+  type        = number
+  default     = 30
+}
+
 variable "monitoring" {
-  description = "Who is told, when, how long logs are kept, the month's budget; see modules/monitoring."
+  description = "Who is told, when, and the month's budget; see modules/monitoring."
   type = object({
     emails     = optional(set(string), [])
-    log_days   = optional(number, 30)
     thresholds = optional(object({ volume_percent = optional(number), verdict_days = optional(number) }), {})
     budget     = optional(object({ billing_account = string, per_month = number, currency = optional(string) }))
   })
