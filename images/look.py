@@ -28,6 +28,10 @@ _PUBLISHED = {
 }
 """sha256 of words that look like a key, and are printed for everybody in a package's own source."""
 
+_KEEPS_SECRETS = re.compile(r"PIP_|INDEX|TOKEN|CERT|PASSWORD|SECRET|PROXY|_KEY")
+_FINGERPRINTS = {"GPG_KEY"}
+"""Names of a public key's fingerprint: the official images of Python say by it who signed its source."""
+
 _READ_UP_TO = 256 * 1024
 
 LABELS = ("title", "description", "licenses", "source", "revision", "version")
@@ -45,7 +49,7 @@ def _of_config(config: dict[str, Any]) -> Iterator[str]:
         yield f"runs as {user or 'root'!r}: USER must be two numbers, and not root's"
     for entry in config.get("Env") or []:
         name = entry.partition("=")[0]
-        if re.search(r"PIP_|INDEX|TOKEN|CERT|PASSWORD|SECRET|PROXY|_KEY", name.upper()):
+        if name not in _FINGERPRINTS and _KEEPS_SECRETS.search(name.upper()):
             yield f"keeps {name} in its environment"
     labels = config.get("Labels") or {}
     # where the code is cannot be known outside of a repository with a remote

@@ -12,6 +12,15 @@ import pytest
 from images import look
 
 KEY = "-----BEGIN PRIVATE KEY-----\n" + base64.b64encode(b"0" * 64).decode() + "\n-----END PRIVATE KEY-----\n"
+PYTHON_BASE = [
+    "PATH=/usr/local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG=C.UTF-8",
+    "GPG_KEY=A035C8C19219BA821ECEA86B64E628F8D684696D",
+    "PYTHON_VERSION=3.11.14",
+    "PYTHON_SHA256=8d3ed8ec5c88c1c95f5e558612a725450d2452813ddad5e58fdb1a53b1209b78",
+]
+"""What the base of images.lock, docker.io/library/python:3.11-slim-bookworm, sets; every image upon it inherits it."""
+
 LABELS = {f"org.opencontainers.image.{label}": "x" for label in look.LABELS}
 CONFIG: dict[str, Any] = {"User": "65532:65532", "Env": ["PATH=/opt/venv/bin:/bin", "HOME=/tmp"], "Labels": LABELS}
 
@@ -35,6 +44,10 @@ def write(root: Path, name: str, text: str = "", mode: int = 0o644) -> None:
 
 def test_nothing_is_said_of_an_image_without_a_fault(root: Path):
     assert look.findings(root, CONFIG) == []
+
+
+def test_what_the_base_of_every_image_sets_is_no_secret(root: Path):
+    assert look.findings(root, CONFIG | {"Env": PYTHON_BASE}) == []
 
 
 @pytest.mark.parametrize(
@@ -118,6 +131,7 @@ def test_a_folder_that_everybody_may_write(root: Path):
         ({"Env": ["PIP_INDEX_URL=https://user:word@packages.example"]}, "keeps PIP_INDEX_URL in its environment"),
         ({"Env": ["HTTPS_PROXY=http://proxy.example"]}, "keeps HTTPS_PROXY in its environment"),
         ({"Env": ["HF_TOKEN=hf_x"]}, "keeps HF_TOKEN in its environment"),
+        ({"Env": ["OTHER_GPG_KEY=x"]}, "keeps OTHER_GPG_KEY in its environment"),
         ({"Labels": LABELS | {"org.opencontainers.image.revision": ""}}, "has an empty label"),
         (
             {"Labels": {k: v for k, v in LABELS.items() if "source" not in k}},
