@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
+import traceback
 from dataclasses import replace
 
 import httpx
@@ -30,6 +30,30 @@ def then(function, moment):
     return wrapped
 
 
+def in_a_child(act) -> int:
+    """Wait status of a child process that does this and no more; one that fails says why and ends with 1.
+
+    Raised any further, its error would reach pytest, of which the child is a copy: it would run the rest of the tests.
+    """
+    child = os.fork()
+    if child == 0:
+        try:
+            act()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1]
+
+
+def killed(act) -> bool:
+    """Whether the child process that does this was killed at it; one that fails otherwise fails the test."""
+    status = in_a_child(act)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the child process has said why above"
+    return os.WIFSIGNALED(status)
+
+
 def roll_and_die(place, artifact, at: int | None) -> tuple[bool, int]:
     """Roll out in a child process that kills itself at the n-th moment: (was it killed, moments seen until then).
 
@@ -37,34 +61,40 @@ def roll_and_die(place, artifact, at: int | None) -> tuple[bool, int]:
     is noted for readers changes nothing that matters.
     """
     read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(read)
 
-        def moment():
-            os.write(write, b".")
-            moment.count += 1
-            if moment.count - 1 == at:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def moment():
+        os.write(write, b".")
+        moment.count += 1
+        if moment.count - 1 == at:
+            die()
 
+    def act():
         moment.count = 0
         deliver._announce = then(deliver._announce, moment)
         local.write_atomically = then(local.write_atomically, moment)
         processes.start = then(processes.start, moment)
         processes.stop = then(processes.stop, moment)
         local.LocalTarget.note = lambda *_: None
-        try:
-            place.roll(artifact)
-            os._exit(0)
-        except BaseException as error:
-            print(repr(error), file=sys.stderr)
-            os._exit(1)
+        place.roll(artifact)
+
+    was_killed = killed(act)
     os.close(write)
     with os.fdopen(read, "rb") as seen:
-        count = len(seen.read())
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status), count
+        return was_killed, len(seen.read())
+
+
+def die(*_) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_child_that_fails_runs_no_other_test(capfd):
+    def act():
+        raise ValueError("not to be seen by pytest's copy")
+
+    parent = os.getpid()
+    status = in_a_child(act)
+    assert os.getpid() == parent and os.WIFEXITED(status) and os.WEXITSTATUS(status) == 1
+    assert "ValueError: not to be seen" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("strategy", ["surge", "replace"])
@@ -102,13 +132,12 @@ def test_killed_after_every_moment_and_called_again(served, strategy):
 
 def roll_and_die_after_the_switch(place, artifact) -> None:
     """A rollout in a child process that ends between the switch and the promotion."""
-    child = os.fork()
-    if child == 0:
-        local.LocalTarget.promote = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+
+    def act():
+        local.LocalTarget.promote = die
         place.roll(artifact)
-        os._exit(1)  # it was to be killed
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)
+
+    assert killed(act)
 
 
 def kill_processes(place, *digests) -> None:
@@ -186,12 +215,12 @@ def test_whoever_finishes_another_s_rollout_writes_its_record(switched):
 
 def test_a_record_that_a_dead_rollout_had_no_time_for_is_written_by_the_next(place):
     first = place.release("first")
-    child = os.fork()
-    if child == 0:
-        deliver._attest = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+
+    def act():
+        deliver._attest = die
         place.roll(first)
-        os._exit(1)
-    os.waitpid(child, 0)
+
+    assert killed(act)
     path = place.store.attestations(place.digest(first)) / "rollout.json"
     assert place.live() == place.digest(first) and not path.exists()
     place.run = place.run.model_copy(update={"run_id": "run-2"})
@@ -219,12 +248,12 @@ def test_a_stable_release_that_a_dead_replacement_stopped_is_started_again(place
     first = place.release("first")
     place.roll(first)
     place.config = place.config.model_copy(update={"strategy": "replace"})
-    child = os.fork()
-    if child == 0:
-        local.LocalTarget.apply = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+
+    def act():
+        local.LocalTarget.apply = die
         place.roll(place.release("second"))
-        os._exit(1)
-    os.waitpid(child, 0)
+
+    assert killed(act)
     assert place.running() == set() and place.target().observe().stable.state == "stopped"
     assert deliver.finish(place.store, commands=place.commands)["action"] == "started again"
     place.settled_on(place.digest(first))
