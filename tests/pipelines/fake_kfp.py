@@ -6,6 +6,7 @@ moves a run along with `finish`.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import threading
@@ -70,28 +71,17 @@ class FakeKubeflow:
     def finish(self, run_id: str, state: str, *, verdict: str = "", keep_logs: bool = True, error: str = "") -> None:
         """Let a run end; with a verdict its steps are there as Argo's nodes are shown, and the gate's log."""
         run = self.all_runs[run_id]
-        run["state"] = state
-        entry = {"state": state, "update_time": self._now()}
-        run["state_history"] = [{**entry, "error": {"code": 13, "message": error}} if error else entry]
-        if not verdict:
-            return
-        last = "rollout" if verdict == "pass" else "stop"
-        run["run_details"] = {
-            "task_details": [
-                {"display_name": "quality-gate-driver", "state": "SUCCEEDED"},
-                {
-                    "display_name": "quality-gate",
-                    "state": "SUCCEEDED",
-                    "child_tasks": [{"pod_name": "train-and-release-x7k2p-1234567890"}],
-                },
-                {"display_name": "executor", "state": "SUCCEEDED"},
-                {"display_name": last, "state": "SUCCEEDED", "child_tasks": []},
-            ]
-        }
-        if keep_logs:
-            event = {"event": "verdict", "step": "quality_gate", "verdict": verdict, "reason": f"because: {verdict}"}
-            lines = ['I0101 10:00:00.000000 1 launcher_v2.go:100] "verdict" {}', json.dumps(event), "done"]
-            self.logs["train-and-release-x7k2p-system-container-impl-1234567890"] = "\n".join(lines)
+        with self._lock:
+            if verdict:
+                run["run_details"] = _details("rollout" if verdict == "pass" else "stop")
+            if verdict and keep_logs:
+                event = {"event": "verdict", "step": "quality_gate", "verdict": verdict}
+                told = json.dumps({**event, "reason": f"because: {verdict}"})
+                lines = ['I0101 10:00:00.000000 1 launcher_v2.go:100] "verdict" {}', told, "done"]
+                self.logs["train-and-release-x7k2p-system-container-impl-1234567890"] = "\n".join(lines)
+            entry = {"state": state, "update_time": self._now()}
+            run["state_history"] = [{**entry, "error": {"code": 13, "message": error}} if error else entry]
+            run["state"] = state
 
     def created(self, what: str) -> int:
         """How often something was made: "pipelines", "upload_version", "experiments", "runs", "recurringruns"."""
@@ -118,7 +108,8 @@ class FakeKubeflow:
             if match:
                 try:
                     with self._lock:
-                        return handle(query, body, *match.groups())
+                        # a copy: it is sent while a test may move the run along
+                        return copy.deepcopy(handle(query, body, *match.groups()))
                 except Refused as refused:
                     return refused.reply
         return 404, {"code": 5, "message": "Not Found", "details": []}
@@ -291,6 +282,19 @@ class FakeKubeflow:
     def _switch_recurring(self, query: dict[str, str], body: bytes, job: str, verb: str) -> Reply:
         self.recurring[job]["status"] = f"{verb.upper()}D"
         return 200, {}
+
+
+def _details(last: str) -> dict[str, Any]:
+    """A run's tasks up to the last one, as Argo's nodes are shown."""
+    pod = "train-and-release-x7k2p-1234567890"
+    return {
+        "task_details": [
+            {"display_name": "quality-gate-driver", "state": "SUCCEEDED"},
+            {"display_name": "quality-gate", "state": "SUCCEEDED", "child_tasks": [{"pod_name": pod}]},
+            {"display_name": "executor", "state": "SUCCEEDED"},
+            {"display_name": last, "state": "SUCCEEDED", "child_tasks": []},
+        ]
+    }
 
 
 def _matches(one: dict[str, Any], text: str) -> bool:

@@ -82,14 +82,13 @@ def test_a_dry_run_says_what_would_be_made(fake, slipway, capsys):
 )
 def test_wait_ends_with_the_verdict(fake, slipway, capsys, state, verdict, code, says):
     def end_it() -> None:
-        while not fake.all_runs:
+        deadline = time.monotonic() + 60
+        while not fake.all_runs and time.monotonic() < deadline:
             time.sleep(0.01)
         fake.finish(next(iter(fake.all_runs)), state, verdict=verdict)
 
-    ender = threading.Thread(target=end_it)
-    ender.start()
-    assert slipway("submit", "nightly.yaml", "--wait", "--wait-pause", "0.05") == code
-    ender.join()
+    threading.Thread(target=end_it, daemon=True).start()
+    assert slipway("submit", "nightly.yaml", "--wait", "--wait-pause", "0.05", "--wait-seconds", "90") == code
     assert says in capsys.readouterr().out.splitlines()
 
 
