@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from ci import release
 from tests.images.conftest import ROOT, built, program
 from tests.images.test_hadolint import DOCKERFILES
 from tests.images.test_look import KEY
+from tests.workflows import layouts
 
 SEVERE = "--severity=MEDIUM,HIGH,CRITICAL"
 """Below it only says that there is no HEALTHCHECK, which Kubernetes and Cloud Run do not read."""
@@ -67,4 +69,13 @@ def test_a_planted_secret_is_found(tmp_path: Path):
     (tmp_path / "root").mkdir()
     (tmp_path / "root/settings.txt").write_text(KEY)
     done = secrets(tmp_path / "root", tmp_path / "cache")
+    assert done.returncode == 1 and "settings.txt" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_planted_secret_stops_a_release(tmp_path: Path):
+    """As the workflow's scan looks through an image; a private key is HIGH to trivy, not CRITICAL."""
+    layouts.write_image(tmp_path / "layout", {"settings.txt": KEY})
+    (flags,) = [flags for what, flags in release.SCANS if what == "secret"]
+    command = release.scanner(program("trivy"), flags, tmp_path / "layout")
+    done = subprocess.run([*command, f"--cache-dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 1 and "settings.txt" in done.stdout, done.stdout + done.stderr

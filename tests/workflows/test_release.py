@@ -153,25 +153,32 @@ def test_another_image_than_was_built_is_refused(workspace: Workspace, digests: 
     assert workspace.programs.calls() == []
 
 
-def test_every_image_is_scanned(workspace: Workspace, digests: dict[str, str]):
+def test_every_image_is_scanned_for_both(workspace: Workspace, digests: dict[str, str]):
     workspace.programs.put("trivy")
     done = workspace.step("release.yml", "scan", "make release-scan", values(digests))
     assert done.returncode == 0, done.stderr
     calls = workspace.programs.calls("trivy")
-    assert len(calls) == 3 and all(
-        "--severity=CRITICAL" in call.words and "--exit-code=1" in call.words for call in calls
-    )
-    assert all("--scanners=vuln,secret" in call.words for call in calls)
+    told = {(Path(call.words[-1]).name, *(word for word in call.words if "--s" in word)) for call in calls}
+    assert told == {
+        (image.name, *words)
+        for image in release.IMAGES
+        for words in (
+            ("--scanners=vuln", "--severity=CRITICAL"),
+            ("--scanners=secret", "--severity=MEDIUM,HIGH,CRITICAL"),
+        )
+    }
+    assert all("--exit-code=1" in call.words for call in calls)
     assert all(any(word.startswith("--ignorefile=") for word in call.words) for call in calls)
 
 
-def test_one_finding_stops_a_release_and_the_other_images_are_scanned_too(
-    workspace: Workspace, digests: dict[str, str]
+@pytest.mark.parametrize(("scanner", "named"), [("vuln", "vulnerability"), ("secret", "secret")])
+def test_one_finding_stops_a_release_and_the_rest_is_scanned_too(
+    workspace: Workspace, digests: dict[str, str], scanner: str, named: str
 ):
-    workspace.programs.answer("trivy", "scan/components$", code=1)
+    workspace.programs.answer("trivy", f"--scanners={scanner} .*scan/components$", code=1)
     done = workspace.step("release.yml", "scan", "make release-scan", values(digests))
-    assert done.returncode == 2 and "components: " in done.stderr and ".trivyignore" in done.stderr
-    assert len(workspace.programs.calls("trivy")) == 3
+    assert done.returncode == 2 and f"components: {named}" in done.stderr and ".trivyignore" in done.stderr
+    assert len(workspace.programs.calls("trivy")) == 6
 
 
 # --- push ------------------------------------------------------------------------------------------------------
