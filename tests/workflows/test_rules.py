@@ -227,6 +227,12 @@ def test_the_job_that_requires_tests_of_images_has_what_they_ask_for():
     assert runs.index("buildah unshare make images") < tests
 
 
+def test_a_release_is_scanned_by_the_trivy_that_is_tested():
+    steps = [one.get("run") or rules.action(one) for one in job(WORKFLOWS["release.yml"], "scan")["steps"]]
+    assert steps.index("make tools TOOLS=trivy") < steps.index("make release-scan")
+    assert not [one for one in steps if "trivy" in one and not one.startswith("make ")]
+
+
 def test_targets_are_read_from_a_makefile():
     text = "help: ## x\na-b c: dep\nVAR := x\nx = y\n$(V)/.ready: z\n\t@echo: no\n"
     assert rules.targets(text) == {"help", "a-b", "c"}
