@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 READY_SECONDS = 90
 """A good release needs ten of them; on two cores that build something else at the same time, more."""
+
+LOOKED_AT: dict[str, Any] = {"min_requests": 30}
+"""Makes a stage long enough, 15 of SHORT's 20 seconds, that `meanwhile` sees it: two requests a second are replayed."""
 
 SHORT: dict[str, Any] = {"ready_seconds": READY_SECONDS, "stage_seconds": 20, "answer_seconds": 5}
 _ENDINGS = (RolloutFailed, TargetError, ChampionMoved)
@@ -104,8 +108,9 @@ def answers(service: Service) -> str:
     return reply.json()["release"]
 
 
-def meanwhile(service: Service, state: str, act: Callable[[], object]) -> threading.Thread:
-    """Act once the route says that the rollout is in this state."""
+@contextmanager
+def meanwhile(service: Service, state: str, act: Callable[[], object]) -> Iterator[None]:
+    """Act once the route says that the rollout is in this state; a test in which nothing was done fails."""
 
     def follow() -> None:
         deadline = time.monotonic() + 120
@@ -115,10 +120,12 @@ def meanwhile(service: Service, state: str, act: Callable[[], object]) -> thread
                 act()
                 return
             time.sleep(0.2)
+        raise AssertionError(f"the route was never seen in the state {state}, so nothing was done to it")
 
-    thread = threading.Thread(target=follow)
-    thread.start()
-    return thread
+    with ThreadPoolExecutor(1) as pool:
+        acting = pool.submit(follow)
+        yield
+    acting.result()
 
 
 # --------------------------------------------------------------------------------------- a bad candidate
@@ -378,10 +385,8 @@ def test_an_api_server_that_takes_no_change_of_the_route(
     def stop_writes() -> None:
         proxy.faults = [Fault(lambda method, path: method == "PATCH" and "/httproutes/" in path, status, times=10_000)]
 
-    thread = meanwhile(service, "watching 10 %", stop_writes)
-    with measured(240) as ended:
-        service.roll(new, **SHORT)
-    thread.join()
+    with meanwhile(service, "watching 10 %", stop_writes), measured(240) as ended:
+        service.roll(new, **SHORT, **LOOKED_AT)
     proxy.faults = []
     assert ended.reason and answers(service) in (digest_of(old), digest_of(new))
     left = deliver.finish(service.store, asked=service.config)  # what the janitor does
@@ -400,12 +405,13 @@ def test_a_network_that_stays_cut(service: Service, proxy: FaultyProxy, artifact
         with proxy.cut():
             healed.wait(400)
 
-    thread = meanwhile(service, "watching 10 %", cut)
-    with measured(300) as ended:
-        service.roll(new, **SHORT)
-    assert ended.reason and answers(service) in (digest_of(old), digest_of(new))
-    healed.set()
-    thread.join()
+    with meanwhile(service, "watching 10 %", cut):
+        try:
+            with measured(300) as ended:
+                service.roll(new, **SHORT, **LOOKED_AT)
+            assert ended.reason and answers(service) in (digest_of(old), digest_of(new))
+        finally:
+            healed.set()
     wait(
         "the lock of the rollout that was cut off to expire",
         lambda: not deliver.status(service.store, service.config)["held_by"],
@@ -424,10 +430,9 @@ def test_a_person_who_deletes_the_candidate(service: Service, artifacts: list[Pa
     old, new = artifacts
     name = f"{service.name}-{digest_of(new)[7:17]}"
     delete = ["delete", "inferenceservice", name, "-n", NAMESPACE, "--wait=false"]
-    thread = meanwhile(service, "watching 10 %", lambda: service.cluster.kubectl(*delete))
-    with measured(120) as ended, pytest.raises(_ENDINGS, match="delete") as failed:
+    acting = meanwhile(service, "watching 10 %", lambda: service.cluster.kubectl(*delete))
+    with acting, measured(120) as ended, pytest.raises(_ENDINGS, match="delete") as failed:
         service.roll(new, **SHORT, min_requests=50)
-    thread.join()
     service.settled_on(digest_of(old))
     table.add(Line("a person deletes the candidate", "old", ended.seconds, str(failed.value)))
 
@@ -439,10 +444,8 @@ def test_a_person_who_edits_the_weights(service: Service, artifacts: list[Path],
     def edit() -> None:
         service.cluster.kubectl("patch", "httproute", service.name, "-n", NAMESPACE, "--type=json", f"--patch={patch}")
 
-    thread = meanwhile(service, "watching 10 %", edit)
-    with measured(180) as ended:
+    with meanwhile(service, "watching 10 %", edit), measured(180) as ended:
         service.roll(new, **SHORT, min_requests=50)
-    thread.join()
     assert "somebody else has changed the route" in ended.reason
     service.settled_on(digest_of(old))
     table.add(Line("a person edits the weights", "old", ended.seconds, ended.reason))
@@ -452,10 +455,9 @@ def test_a_person_who_deletes_the_route(service: Service, artifacts: list[Path],
     """With it goes the service, and the memory of what is live; the next rollout brings it back."""
     old, new = artifacts
     delete = ["delete", "httproute", service.name, "-n", NAMESPACE]
-    thread = meanwhile(service, "watching 10 %", lambda: service.cluster.kubectl(*delete))
-    with measured(180) as ended:
+    acting = meanwhile(service, "watching 10 %", lambda: service.cluster.kubectl(*delete))
+    with acting, measured(180) as ended:
         service.roll(new, **SHORT, min_requests=50)
-    thread.join()
     assert "nothing is live now" in ended.reason and deliver.live(service.store, service.config) is None
     service.roll(old)
     service.settled_on(digest_of(old))

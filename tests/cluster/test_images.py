@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 
 import httpx
 import pytest
 
+from images.engine import Buildah
 from tests.cluster import images, jobs
 from tests.cluster.harness import Cluster
 from tests.cluster.place import Place
@@ -86,11 +86,24 @@ def test_the_server_tells_in_words_what_it_cannot_serve(cluster: Cluster, refere
     assert ended.code == 1 and ended.log.splitlines()[-1].startswith("serving: "), ended.log
 
 
-def test_an_image_that_the_registry_has_is_not_built_again(cluster: Cluster):
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What each command of the builder is about, as they come; they are carried out."""
+    given: list[str] = []
+
+    def run(builder: images.Builder, subject: str, command: list[str]) -> None:
+        given.append(subject)
+        Buildah.run(builder, subject, command)
+
+    monkeypatch.setattr(images.Builder, "run", run)
+    return given
+
+
+def test_an_image_that_the_registry_has_is_not_built_again(cluster: Cluster, commands: list[str]):
     reference = images.build("serving", cluster.place)
-    began = time.monotonic()
+    commands.clear()
     assert images.build("serving", cluster.place) == reference
-    assert time.monotonic() - began < 3
+    assert commands == []
 
 
 def test_a_reference_names_what_the_registry_serves_under_that_digest(cluster: Cluster, references: dict[str, str]):
@@ -113,12 +126,12 @@ def test_the_components_tags_are_those_that_a_compiled_pipeline_names(cluster: C
     assert references["components"].endswith(digest)
 
 
-def test_a_base_is_made_where_none_is_named(cluster: Cluster, monkeypatch: pytest.MonkeyPatch):
+def test_a_base_is_made_where_none_is_named(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, commands: list[str]):
     """Debian's smallest system with its Python, and `python` as in the public base."""
     monkeypatch.delenv("BASE_IMAGE", raising=False)
     builder = images.Builder(Place())
     reference = images.base_image(builder)
     assert builder.has(reference)
-    began = time.monotonic()
+    commands.clear()
     assert images.base_image(builder) == reference
-    assert time.monotonic() - began < 5
+    assert commands == []

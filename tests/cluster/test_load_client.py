@@ -75,9 +75,11 @@ def server(*faults: str) -> Iterator[tuple[str, type[Flawed]]]:
     handler = type("Handler", (Flawed,), {"faults": list(faults), "connections": Counter(), "lock": threading.Lock()})
     listening = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=listening.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{listening.server_port}", handler
-    listening.shutdown()
-    listening.server_close()
+    try:
+        yield f"http://127.0.0.1:{listening.server_port}", handler
+    finally:
+        listening.shutdown()
+        listening.server_close()
 
 
 def test_every_loss_is_seen_and_told(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -120,21 +120,17 @@ def test_a_cut_network_is_survived(service, proxy, artifacts):
     """The way to the API server is cut for eight seconds while a candidate gets a tenth of the traffic."""
     first, second = artifacts
     service.roll(first)
-    refused = []
 
     def cut_it():
         service.await_told("watching 10 %")
         with proxy.cut():
             time.sleep(8)
-            refused.append(proxy.refused)
+            return proxy.refused
 
-    thread = threading.Thread(target=cut_it)
-    thread.start()
-    try:
+    with ThreadPoolExecutor(1) as pool:
+        refused = pool.submit(cut_it)
         service.roll(second, min_requests=12)
-    finally:
-        thread.join()
-    assert refused[0] > 0, "the rollout did not notice the cut"
+    assert refused.result() > 0, "the rollout did not notice the cut"
     service.settled_on(digest_of(second))
 
 
