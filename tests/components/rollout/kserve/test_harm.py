@@ -88,10 +88,10 @@ def test_one_unreadable_service_holds_up_no_other(place, store, releases):
 
 def test_a_watch_that_is_refused_once_costs_nothing(place, releases):
     one, two = releases
-    place.api.faults.append(
-        Fault(lambda method, path: "watch=true" in path and "/pods" in path, status=403, times=1),
-    )
+    refused = Fault(lambda method, path: "watch=true" in path and "/pods" in path, status=403, times=1)
+    place.api.faults.append(refused)
     bring(place, two, one[0], place.cluster())
+    assert refused.times == 0
     settled_on(place, two[0])
 
 
