@@ -195,6 +195,15 @@ def scanners_have_no_rights(workflow: Workflow) -> Iterator[str]:
                     yield f"{name}: pushes before `{wanted}`"
 
 
+def waits_to_be_set_up(workflow: Workflow) -> Iterator[str]:
+    """Where nothing is set in the repository, what signs in somewhere begins nothing, unless a person's label asks."""
+    if not any(_writes(job, "id-token") for _, job in jobs(workflow)):
+        return
+    for name, job in jobs(workflow):
+        if "needs" not in job and not re.search(r"\bvars\.|\.label\.", job.get("if", "")):
+            yield f"{name}: begins without a variable, and fails where none is set"
+
+
 # --- order -----------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +270,7 @@ RULES: tuple[Rule, ...] = (
     triggers,
     no_stored_secret,
     scanners_have_no_rights,
+    waits_to_be_set_up,
     ends_in_time,
     one_at_a_time,
     runs_on_a_known_machine,

@@ -144,6 +144,7 @@ PLANTS: list[tuple[str, str, rules.Rule, Plant]] = [
         rules.scanners_have_no_rights,
         lambda w: job(w, "push").update(needs=["build", "scan"]),
     ),
+    ("released unasked", "release.yml", rules.waits_to_be_set_up, lambda w: job(w, "build").pop("if")),
     ("no end", "ci.yml", rules.ends_in_time, lambda w: job(w, "images").pop("timeout-minutes")),
     ("a day", "ci.yml", rules.ends_in_time, lambda w: job(w, "images").update({"timeout-minutes": 1440})),
     ("all at once", "release.yml", rules.one_at_a_time, lambda w: w.pop("concurrency")),
