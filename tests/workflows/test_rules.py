@@ -234,6 +234,12 @@ def test_a_release_is_scanned_by_the_trivy_that_is_tested():
     assert not [one for one in steps if "trivy" in one and not one.startswith("make ")]
 
 
+def test_no_wish_for_a_retraining_is_dropped():
+    """A group has one place to wait in unless it says otherwise: the next one takes it, and who was there is gone."""
+    concurrency = WORKFLOWS["retrain.yml"]["concurrency"]
+    assert concurrency == {"group": "retrain", "cancel-in-progress": False, "queue": "max"}
+
+
 def test_targets_are_read_from_a_makefile():
     text = "help: ## x\na-b c: dep\nVAR := x\nx = y\n$(V)/.ready: z\n\t@echo: no\n"
     assert rules.targets(text) == {"help", "a-b", "c"}
