@@ -80,7 +80,8 @@ def compose(request: Request, place: Path) -> Path:
             # a file of the job's machine would travel into the run
             if key.endswith("_file"):
                 raise CiError(f"payload: settings.{name}.{key}: files are the repository's; give the text itself")
-        sections[name] = {**sections.get(name, {}), **values}
+        kept = {key: value for key, value in sections.get(name, {}).items() if key.removesuffix("_file") not in values}
+        sections[name] = {**kept, **values}
     sections["run"] = {"name": request.run, **sections.get("run", {})}
     place.mkdir(parents=True, exist_ok=True)
     path = place / "run.yaml"

@@ -90,6 +90,14 @@ def test_what_is_not_open_to_a_payload(tmp_path: Path, monkeypatch: pytest.Monke
     assert says in str(error.value)
 
 
+def test_a_text_takes_the_place_of_the_run_file_s_own_file(tmp_path: Path):
+    """As the refusal of a file says; both together would be refused."""
+    wish = {"run": "laptop", "settings": {"data": {"system_prompt": "Answer in one line."}}}
+    written = yaml.safe_load(payload.compose(payload.read(json.dumps(wish)), tmp_path).read_text())
+    assert written["data"]["system_prompt"] == "Answer in one line."
+    assert "system_prompt_file" not in written["data"]
+
+
 def test_no_json():
     with pytest.raises(CiError, match="payload"):
         payload.read("{")
