@@ -24,6 +24,7 @@ from serving.release import SYSTEM_PROMPT_FILE, read_release
 _SCHEMA = pa.schema(
     [
         ("example_id", pa.string()),
+        ("question_digest", pa.string()),
         ("model", pa.string()),
         ("nll_sum", pa.float64()),
         ("tokens", pa.int32()),
@@ -89,13 +90,14 @@ def _test_examples(examples: Path, at_most: int) -> list[Example]:
         table = table.slice(0, at_most)
     if not table.num_rows:
         raise InputError("the test split is empty; raise data.test_share or give more examples")
-    return [Example(row["id"], row["messages"]) for row in table.to_pylist()]
+    return [Example(row["id"], row["messages"], row["question_digest"]) for row in table.to_pylist()]
 
 
 def _rows(name: str, examples: Sequence[Example], scores: Sequence[Score]) -> list[dict[str, Any]]:
     return [
         {
             "example_id": example.id,
+            "question_digest": example.question_digest,
             "model": name,
             "nll_sum": score.nll_sum,
             "tokens": score.tokens,

@@ -31,6 +31,8 @@ class Example:
 
     id: str
     messages: list[Message]
+    question_digest: str = ""
+    """Of the first question. No score depends on it; the gate counts examples that share it once."""
 
 
 @dataclass(frozen=True)

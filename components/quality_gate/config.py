@@ -40,7 +40,7 @@ class GateConfig(StepConfig):
     """Bootstrap resamples."""
 
     min_examples: int = Field(default=20, ge=2)
-    """With fewer paired examples the verdict is inconclusive."""
+    """With fewer paired examples the verdict is inconclusive; those that begin with the same question count once."""
 
     bounds: list[Bound] = Field(default=[])
     """Absolute limits; breaking one is a fail."""

@@ -5,7 +5,8 @@
     inconclusive    the examples do not tell
 
 "No worse" means that the one-sided upper confidence bound of the mean paired difference lies below the
-margin; "worse" that the lower bound lies above it.
+margin; "worse" that the lower bound lies above it. Examples that begin with the same question are drawn together
+and counted once: the split keeps them together because they are alike.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from components.step_config import InputError
 Verdict = Literal["pass", "fail", "inconclusive"]
 Unit = Literal["nats/token", "nats/byte"]
 MODELS = ("base", "champion", "challenger")
-_COLUMNS = ("example_id", "model", "nll_sum", "tokens", "bytes")
+_COLUMNS = ("example_id", "question_digest", "model", "nll_sum", "tokens", "bytes")
 
 
 class GateError(InputError):
@@ -50,6 +51,9 @@ class ModelScores:
 
     ids: tuple[str, ...]
     """Sorted."""
+
+    questions: tuple[str, ...]
+    """Digest of each example's first question."""
 
     nll_sum: Array
     """Nats over the whole answer."""
@@ -82,12 +86,17 @@ class Comparison:
     lower: float
     upper: float
     n: int
+    """Questions, which are what the bounds are made of: examples that share their first one count once."""
+
+    examples: int
     standard_deviation: float
+    """Of what one question adds to the mean difference."""
+
     improved: bool
     """The upper bound is below zero: better, not only no worse."""
 
     minimum_detectable_effect: float | None
-    """In the unit; None for a single example."""
+    """In the unit; None for a single question."""
 
     verdict: Verdict
 
@@ -158,7 +167,7 @@ def read_scores(directory: Path) -> Scores:
 def _scores_of(model: str, digest: str, tokenizer: str, columns: dict[str, list[Any]]) -> ModelScores:
     rows = [row for row, name in enumerate(columns["model"]) if name == model]
     rows.sort(key=lambda row: columns["example_id"][row])
-    ids = tuple(columns["example_id"][row] for row in rows)
+    ids, questions = (tuple(columns[name][row] for row in rows) for name in ("example_id", "question_digest"))
     twice = next((first for first, second in pairwise(ids) if first == second), None)
     if twice is not None:
         raise GateError(f"{model} has two scores for example {twice}; each example is scored once")
@@ -166,7 +175,9 @@ def _scores_of(model: str, digest: str, tokenizer: str, columns: dict[str, list[
     def numbers(column: str) -> Array:
         return np.array([columns[column][row] for row in rows], dtype=np.float64)
 
-    return ModelScores(model, digest, tokenizer, ids, numbers("nll_sum"), numbers("tokens"), numbers("bytes"))
+    return ModelScores(
+        model, digest, tokenizer, ids, questions, numbers("nll_sum"), numbers("tokens"), numbers("bytes")
+    )
 
 
 # ------------------------------------------------------------------------------------------- comparing
@@ -200,6 +211,7 @@ def compare(challenger: ModelScores, reference: ModelScores, unit: Unit, config:
     """How much worse the challenger is than a reference, and what follows from that alone."""
     interval = mean_interval(
         differences(challenger, reference, unit),
+        challenger.questions,
         confidence=config.confidence,
         resamples=config.resamples,
         seed=config.seed,
@@ -216,6 +228,7 @@ def compare(challenger: ModelScores, reference: ModelScores, unit: Unit, config:
         lower=interval.lower,
         upper=interval.upper,
         n=interval.n,
+        examples=len(challenger.ids),
         standard_deviation=interval.standard_deviation,
         improved=interval.n >= config.min_examples and interval.upper < 0,
         minimum_detectable_effect=effect,
@@ -338,19 +351,27 @@ def _conclude(comparisons: dict[str, Comparison], bounds: list[BoundCheck], conf
 
 def _sentence(name: str, comparison: Comparison, config: GateConfig) -> str:
     """What one comparison says, with its numbers."""
+    counted = _counted(comparison)
     if comparison.n < config.min_examples:
-        return f"{comparison.n} examples are too few to compare with the {name} (min_examples is {config.min_examples})"
+        return f"{counted} are too few to compare with the {name} (min_examples is {config.min_examples})"
     if comparison.verdict == "pass":
         finding = f"better than the {name}" if comparison.improved else f"no worse than the {name}"
     elif comparison.verdict == "fail":
         finding = f"worse than the {name}"
     else:
-        finding = f"the {comparison.n} examples do not tell whether it is worse than the {name}"
+        finding = f"the {counted} do not tell whether it is worse than the {name}"
     margin = margin_of(comparison.unit, config)
+    alike = "" if comparison.n == comparison.examples else f" questions ({comparison.examples} examples)"
     numbers = (
         f"{comparison.difference:+.4f} {comparison.unit}, {config.confidence:.0%} bounds "
-        f"{comparison.lower:+.4f} and {comparison.upper:+.4f}, margin {margin:g}, n={comparison.n}"
+        f"{comparison.lower:+.4f} and {comparison.upper:+.4f}, margin {margin:g}, n={comparison.n}{alike}"
     )
     if comparison.verdict == "inconclusive" and comparison.minimum_detectable_effect is not None:
         numbers += f"; the smallest difference that they would show is {comparison.minimum_detectable_effect:.4f}"
     return f"{finding} ({numbers})"
+
+
+def _counted(comparison: Comparison) -> str:
+    if comparison.n == comparison.examples:
+        return f"{comparison.n} examples"
+    return f"{comparison.examples} examples of {comparison.n} questions"

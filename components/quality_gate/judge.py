@@ -43,7 +43,7 @@ def verdict_metrics(verdict: dict[str, Any]) -> dict[str, float]:
     """The numbers of a verdict under flat names, for the dashboard."""
     numbers: dict[str, float] = {"margin": verdict["margin"]}
     for name, comparison in verdict["comparisons"].items():
-        for key in ("difference", "lower", "upper", "n", "minimum_detectable_effect"):
+        for key in ("difference", "lower", "upper", "n", "examples", "minimum_detectable_effect"):
             if comparison[key] is not None:
                 numbers[f"{name}_{key}"] = comparison[key]
     for model, metrics in verdict["metrics"].items():

@@ -30,10 +30,21 @@ def write_report(decision: Decision, scores: Scores, path: Path) -> None:
         report.text(
             f"Differences are the challenger's loss minus the reference's, averaged over the examples, in "
             f"{decision.unit}; below zero is better. Each bound holds with {decision.confidence:.0%} confidence. "
-            "To pass, the upper bound must lie below the margin; a lower bound above it is a fail."
+            "To pass, the upper bound must lie below the margin; a lower bound above it is a fail. Examples that begin "
+            "with the same question are alike, so that bounds and detectable difference are made from questions."
         )
         report.table(
-            ["reference", "verdict", "difference", "lower bound", "upper bound", "margin", "examples", "detectable"],
+            [
+                "reference",
+                "verdict",
+                "difference",
+                "lower bound",
+                "upper bound",
+                "margin",
+                "examples",
+                "questions",
+                "detectable",
+            ],
             [_row(name, comparison, decision.margin) for name, comparison in decision.comparisons.items()],
         )
     for name, comparison in decision.comparisons.items():
@@ -72,6 +83,7 @@ def _row(name: str, comparison: Comparison, margin: float) -> list[Cell]:
         comparison.lower,
         comparison.upper,
         margin,
+        comparison.examples,
         comparison.n,
         comparison.minimum_detectable_effect,
     ]

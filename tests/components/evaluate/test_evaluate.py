@@ -30,6 +30,7 @@ ASKED = [*conversations(1)[3:6], conversations(1)[6], *conversations(2)[:2]]
 SCHEMA = pa.schema(
     [
         ("example_id", pa.string()),
+        ("question_digest", pa.string()),
         ("model", pa.string()),
         ("nll_sum", pa.float64()),
         ("tokens", pa.int32()),
@@ -74,6 +75,8 @@ def test_every_example_has_a_row_for_every_model(compared, inputs):
     for name in ("base", "challenger", "champion"):
         own = [row for row in rows if row["model"] == name]
         assert [row["example_id"] for row in own] == [f"test-{number:02}" for number in range(6)]
+        # the fixture's digest of a question is its row's name
+        assert [row["question_digest"] for row in own] == [row["example_id"] for row in own]
         assert [row["prompt"] for row in own] == [messages[-2]["content"] for messages in ASKED]
         assert [row["answer"] for row in own] == [messages[-1]["content"] for messages in ASKED]
 

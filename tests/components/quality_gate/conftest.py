@@ -18,23 +18,29 @@ def _write_scores(
     losses: dict[str, np.ndarray],
     *,
     ids: dict[str, list[str]] | None = None,
+    questions: list[str] | None = None,
     tokens: dict[str, np.ndarray] | None = None,
     lengths: dict[str, np.ndarray] | None = None,
     tokenizers: dict[str, str] | None = None,
     **facts,
 ) -> Path:
-    """`losses`: model -> nats per token, shape (N,). Every answer has 10 tokens and 40 bytes (`lengths`)."""
-    columns: dict[str, list] = {name: [] for name in ("example_id", "model", "nll_sum", "tokens", "bytes")}
+    """`losses`: model -> nats per token, shape (N,). Every answer has 10 tokens and 40 bytes (`lengths`).
+
+    Every example has a question of its own, unless `questions` names them.
+    """
+    names = ("example_id", "question_digest", "model", "nll_sum", "tokens", "bytes")
+    columns: dict[str, list] = {name: [] for name in names}
     for model, values in losses.items():
         counts = (tokens or {}).get(model, np.full(len(values), 10))
         columns["example_id"] += (ids or {}).get(model, [f"e{row:04}" for row in range(len(values))])
+        columns["question_digest"] += questions or [f"q{row:04}" for row in range(len(values))]
         columns["model"] += [model] * len(values)
         columns["nll_sum"] += (np.asarray(values) * counts).tolist()
         columns["tokens"] += counts.tolist()
         columns["bytes"] += (lengths or {}).get(model, np.full(len(values), 40)).tolist()
     directory.mkdir(parents=True, exist_ok=True)
     kinds = {"example_id": pa.string(), "model": pa.string(), "nll_sum": pa.float64(), "tokens": pa.int32()}
-    kinds |= {"bytes": pa.int32()}
+    kinds |= {"bytes": pa.int32(), "question_digest": pa.string()}
     table = {name: pa.array(values, type=kinds[name]) for name, values in columns.items()}
     parquet.write_table(pa.table(table), directory / "scores.parquet")
     named = {

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 
 from components.quality_gate.config import GateConfig
@@ -207,6 +208,43 @@ def test_a_planted_regression_of_the_stated_size_is_caught(tmp_path, write_score
     assert released <= 2
 
 
+def test_what_is_no_worse_by_the_margin_passes_at_the_nominal_rate_when_questions_repeat(tmp_path, write_scores, noisy):
+    """A true difference of exactly the margin: "pass" and "fail" are wrong in 5 % of the runs each."""
+    questions = [f"q{row // 10}" for row in range(400)]
+    losses = {"base": noisy(0, n=400), "challenger": noisy(0, n=400)}
+    scores = read_scores(write_scores(tmp_path, losses, questions=questions)).models
+    config = GateConfig(resamples=999, margin=0.02)
+    verdicts = []
+    for seed in range(500):
+        random = np.random.default_rng(seed)
+        differences = 0.02 + np.repeat(random.normal(0, 0.2, 40), 10) + random.normal(0, 0.2, 400)
+        shifted = replace(scores["challenger"], nll_sum=scores["base"].nll_sum + 10 * differences)
+        verdicts.append(compare(shifted, scores["base"], "nats/token", config).verdict)
+    # 25 plus or minus three standard deviations; drawing rows gives 114 and 132
+    assert 11 <= verdicts.count("pass") <= 39
+    assert 11 <= verdicts.count("fail") <= 39
+
+
+def test_examples_of_the_same_question_are_told_apart_from_questions(tmp_path, decided, noisy):
+    questions = [f"q{row // 10}" for row in range(400)]
+    losses = {"base": np.repeat(noisy(0, n=40), 10), "challenger": np.repeat(noisy(-0.3, n=40, seed=1), 10)}
+    decision = decided(tmp_path, losses, questions=questions)
+    once = decided(tmp_path, {name: values[::10] for name, values in losses.items()})
+    comparison, alone = decision.comparisons["base"], once.comparisons["base"]
+    assert (comparison.n, comparison.examples, alone.n, alone.examples) == (40, 400, 40, 40)
+    # ten copies of an example say what one says
+    assert comparison.upper == pytest.approx(alone.upper) and comparison.lower == pytest.approx(alone.lower)
+    assert comparison.minimum_detectable_effect == pytest.approx(alone.minimum_detectable_effect)
+    assert "n=40 questions (400 examples)" in decision.reason and once.reason.endswith("n=40)")
+
+
+def test_many_examples_of_few_questions_are_too_few(tmp_path, decided, noisy):
+    questions = [f"q{row % 10}" for row in range(200)]
+    decision = decided(tmp_path, {"base": noisy(0), "challenger": noisy(-2, seed=1)}, questions=questions)
+    assert decision.verdict == "inconclusive"
+    assert decision.reason.startswith("200 examples of 10 questions are too few to compare with the base")
+
+
 # ---------------------------------------------------------------------------------------------- refusals
 
 
@@ -263,6 +301,13 @@ def test_a_loss_that_is_not_a_number_is_refused(tmp_path, decided, noisy):
     losses["challenger"][3] = np.nan
     with pytest.raises(GateError, match="base and challenger cannot be compared: a loss is not a finite number"):
         decided(tmp_path, losses)
+
+
+def test_scores_that_do_not_name_the_questions_are_refused(tmp_path, write_scores, noisy):
+    file = write_scores(tmp_path, {"base": noisy(0)}) / "scores.parquet"
+    parquet.write_table(parquet.read_table(file).drop_columns("question_digest"), file)
+    with pytest.raises(GateError, match=r"no readable scores .*question_digest"):
+        read_scores(tmp_path)
 
 
 def test_a_folder_without_scores_is_refused_as_input(tmp_path):

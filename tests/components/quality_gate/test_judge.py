@@ -49,7 +49,7 @@ def test_the_report_shows_every_difference_and_says_it_in_words(tmp_path, scored
     assert "Pass: it may go live." in page
     assert page.count("<svg") == 2
     assert "Challenger against champion: it is better on" in page and "of 200 examples" in page
-    assert "at most 1000" in page
+    assert "at most 1000" in page and "questions</th>" in page
     assert "<script" not in page
 
 
@@ -73,7 +73,7 @@ def test_already_live_does_not_replace_the_verdict_that_made_it_live(tmp_path):
 def test_metrics_are_flat_finite_numbers(tmp_path, scored):
     judge(scored, CONFIG, tmp_path)
     metrics = verdict_metrics(read_verdict(tmp_path))
-    assert metrics["margin"] == 0.02 and metrics["champion_n"] == 200
+    assert metrics["margin"] == 0.02 and metrics["champion_n"] == metrics["champion_examples"] == 200
     assert metrics["champion_upper"] > metrics["champion_difference"] > metrics["champion_lower"]
     assert all(isinstance(value, int | float) for value in metrics.values())
 

@@ -45,6 +45,35 @@ def test_bounds_agree_with_bca_written_out_by_hand_on_skewed_differences(confide
     assert interval.upper - interval.difference > interval.difference - interval.lower
 
 
+def test_clusters_are_drawn_whole_and_weighted_by_their_size():
+    """Against a bootstrap with a loop, for clusters of one to six differences that share a part."""
+    random = np.random.default_rng(11)
+    clusters = [str(cluster) for cluster in range(30) for _ in range(1 + cluster % 6)]
+    values = random.normal(0, 0.3, 30)[np.array(clusters, dtype=int)] + random.normal(0, 0.1, len(clusters))
+    groups = [values[np.array(clusters) == str(cluster)] for cluster in range(30)]
+    means = sorted(
+        float(np.concatenate([groups[cluster] for cluster in random.integers(0, 30, 30)]).mean()) for _ in range(20_000)
+    )
+    order = random.permutation(len(clusters))  # a cluster's differences need not stand together
+    interval = mean_interval(values[order], [clusters[row] for row in order], confidence=0.95, resamples=9999, seed=1)
+    error = float(np.std(means))
+    assert interval.n == 30 and interval.difference == pytest.approx(values.mean())
+    assert interval.lower == pytest.approx(means[1000], abs=0.2 * error)
+    assert interval.upper == pytest.approx(means[19_000], abs=0.2 * error)
+    assert interval.standard_deviation / 30**0.5 == pytest.approx(error, rel=0.1)
+
+
+def test_clusters_of_one_give_the_bounds_of_rows_to_the_last_digit():
+    values = np.random.default_rng(3).normal(size=50)
+    rows = mean_interval(values, confidence=0.95, resamples=999, seed=5)
+    assert mean_interval(values, [f"q{row}" for row in range(50)], confidence=0.95, resamples=999, seed=5) == rows
+
+
+def test_a_single_cluster_has_no_spread_to_see():
+    interval = mean_interval(np.array([0.0, 1.0]), ["q", "q"], confidence=0.95, resamples=999, seed=0)
+    assert (interval.n, interval.lower, interval.difference, interval.upper) == (1, 0.5, 0.5, 0.5)
+
+
 def test_bounds_of_normal_differences_are_near_the_t_interval():
     values = np.random.default_rng(3).normal(0.1, 0.3, 400)
     interval = mean_interval(values, confidence=0.95, resamples=9999, seed=0)
