@@ -114,12 +114,13 @@ def _last(example: Example, role: str) -> str:
 
 
 def mean_metrics(scores: Sequence[Score]) -> dict[str, float]:
-    """Corpus-level figures: nats per token, per byte, and the perplexity exp(nats per token)."""
+    """Corpus-level figures: nats per token, per byte, and the perplexity exp(nats per token), which the gate bounds."""
     nats, tokens = sum(score.nll_sum for score in scores), sum(score.tokens for score in scores)
     return {
         "nll_per_token": nats / tokens,
         "nats_per_byte": nats / sum(score.bytes for score in scores),
-        "perplexity": math.exp(nats / tokens),
+        # 709 nats is where exp leaves float64; a model that bad is told by nll_per_token
+        "perplexity": math.exp(min(nats / tokens, 709.0)),
     }
 
 

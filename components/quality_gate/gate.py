@@ -12,7 +12,6 @@ and counted once: the split keeps them together because they are alike.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -63,6 +62,9 @@ class ModelScores:
 
     bytes: Array
     """Of the answer's own text, the same for every model."""
+
+    metrics: dict[str, float]
+    """Its figures over all answers, as the evaluate step reports them."""
 
 
 @dataclass(frozen=True)
@@ -152,19 +154,23 @@ def read_scores(directory: Path) -> Scores:
             models={},
         )
         tokenizers = cast("dict[str, str]", facts["tokenizers"])
+        # none where nothing was scored, since it is live already
+        metrics = cast("dict[str, dict[str, float]]", facts.get("metrics", {}))
     except (OSError, KeyError, ValueError) as error:
         raise GateError(f"{directory} holds no readable scores ({error}); run the evaluate step again") from error
     digests = {"base": scores.base, "champion": scores.champion, "challenger": scores.challenger}
     for model in sorted(set(columns["model"])):
         if model not in MODELS:
             raise GateError(f"{directory}/scores.parquet has scores of {model!r}; known are {', '.join(MODELS)}")
-        if model not in tokenizers:
-            raise GateError(f"{directory}/scores.json does not name the tokenizer of {model}")
-        scores.models[model] = _scores_of(model, digests[model] or "", tokenizers[model], columns)
+        if model not in tokenizers or model not in metrics:
+            raise GateError(f"{directory}/scores.json does not name the tokenizer and the metrics of {model}")
+        scores.models[model] = _scores_of(model, digests[model] or "", tokenizers[model], metrics[model], columns)
     return scores
 
 
-def _scores_of(model: str, digest: str, tokenizer: str, columns: dict[str, list[Any]]) -> ModelScores:
+def _scores_of(
+    model: str, digest: str, tokenizer: str, metrics: dict[str, float], columns: dict[str, list[Any]]
+) -> ModelScores:
     rows = [row for row, name in enumerate(columns["model"]) if name == model]
     rows.sort(key=lambda row: columns["example_id"][row])
     ids, questions = (tuple(columns[name][row] for row in rows) for name in ("example_id", "question_digest"))
@@ -176,7 +182,7 @@ def _scores_of(model: str, digest: str, tokenizer: str, columns: dict[str, list[
         return np.array([columns[column][row] for row in rows], dtype=np.float64)
 
     return ModelScores(
-        model, digest, tokenizer, ids, questions, numbers("nll_sum"), numbers("tokens"), numbers("bytes")
+        model, digest, tokenizer, ids, questions, numbers("nll_sum"), numbers("tokens"), numbers("bytes"), metrics
     )
 
 
@@ -247,17 +253,6 @@ def _judge(lower: float, upper: float, margin: float) -> Verdict:
     return "fail" if lower > margin else "inconclusive"
 
 
-def model_metrics(scores: ModelScores) -> dict[str, float]:
-    """Loss of a model over all tokens (and bytes) of the test answers, and its perplexity."""
-    nats, tokens = float(scores.nll_sum.sum()), float(scores.tokens.sum())
-    # 709 nats is where exp leaves float64; a model that bad is told by nll_per_token.
-    return {
-        "perplexity": math.exp(min(nats / tokens, 709.0)),
-        "nll_per_token": nats / tokens,
-        "nats_per_byte": nats / float(scores.bytes.sum()),
-    }
-
-
 def check_bounds(metrics: dict[str, float], config: GateConfig) -> list[BoundCheck]:
     """Every absolute limit of the run file against the challenger's metrics."""
     checks: list[BoundCheck] = []
@@ -309,7 +304,7 @@ def decide(scores: Scores, config: GateConfig) -> Decision:
         for name in ("champion", "base")
         if name in scores.models
     }
-    metrics = {name: model_metrics(model) for name, model in scores.models.items()}
+    metrics = {name: model.metrics for name, model in scores.models.items()}
     bounds = check_bounds(metrics["challenger"], config)
     verdict, reason = _conclude(comparisons, bounds, config)
     return replace(

@@ -134,6 +134,12 @@ def test_metrics_are_over_the_whole_test_set_not_means_of_means(compared):
     }
 
 
+def test_a_loss_beyond_what_exp_can_hold_still_has_a_finite_perplexity():
+    metrics = mean_metrics([Score(7100.0, 10, 40)])
+    assert metrics["nll_per_token"] == 710.0
+    assert 1e300 < metrics["perplexity"] < math.inf
+
+
 def test_samples_are_the_engines_greedy_answers(compared, inputs):
     _, summary, _ = compared
     assert [sample["prompt"] for sample in summary["samples"]] == [messages[0]["content"] for messages in ASKED[:2]]

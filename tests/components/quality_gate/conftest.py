@@ -12,6 +12,8 @@ import pytest
 
 DIGESTS = {"base": "sha256:" + "b" * 64, "champion": "sha256:" + "c" * 64, "challenger": "sha256:" + "d" * 64}
 
+_METRICS = {"nll_per_token": 2.5, "nats_per_byte": 0.625, "perplexity": 12.18}
+
 
 def _write_scores(
     directory: Path,
@@ -52,6 +54,7 @@ def _write_scores(
         "already_live": False,
         "tokenizers": tokenizers or dict.fromkeys(DIGESTS, "sha256:" + "7" * 64),
         "samples": [],
+        "metrics": {name: _METRICS for name in losses},
     }
     (directory / "scores.json").write_text(json.dumps(named | facts))
     return directory

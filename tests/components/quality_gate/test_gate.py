@@ -117,13 +117,12 @@ def test_bounds_that_hold_are_reported_and_change_nothing(tmp_path, decided, noi
     assert decision.verdict == "pass" and [check.ok for check in decision.bounds] == [True, True]
 
 
-def test_metrics_are_over_all_tokens(tmp_path, decided):
-    losses = {"base": np.array([1.0, 3.0] * 20), "challenger": np.array([1.0, 3.0] * 20)}
-    tokens = np.array([30, 10] * 20)
-    decision = decided(tmp_path, losses, tokens={"base": tokens, "challenger": tokens})
-    assert decision.metrics["challenger"]["nll_per_token"] == pytest.approx(1.5)
-    assert decision.metrics["challenger"]["perplexity"] == pytest.approx(np.exp(1.5))
-    assert decision.metrics["challenger"]["nats_per_byte"] == pytest.approx((30 + 30) / 80)
+def test_metrics_are_those_of_the_evaluation(tmp_path, decided, noisy):
+    metrics = {name: {"perplexity": 3.0 + row} for row, name in enumerate(("base", "challenger"))}
+    config = GateConfig(resamples=999, bounds=[{"metric": "perplexity", "at_most": 3.5}])
+    decision = decided(tmp_path, {"base": noisy(0), "challenger": noisy(-0.3, seed=1)}, config, metrics=metrics)
+    assert decision.metrics == metrics
+    assert decision.verdict == "fail" and decision.bounds[0].value == 4.0
 
 
 def test_an_absurd_loss_still_gives_a_finite_report(tmp_path, decided, noisy):
@@ -277,6 +276,12 @@ def test_an_example_that_is_scored_twice_is_refused(tmp_path, decided, noisy):
     ids = {"base": ["e0000"] * 200}
     with pytest.raises(GateError, match="base has two scores for example e0000"):
         decided(tmp_path, {"base": noisy(0), "challenger": noisy(0, seed=1)}, ids=ids)
+
+
+@pytest.mark.parametrize("fact", ["tokenizers", "metrics"])
+def test_a_model_that_the_summary_does_not_know_is_refused(tmp_path, decided, noisy, fact):
+    with pytest.raises(GateError, match="does not name the tokenizer and the metrics of challenger"):
+        decided(tmp_path, {"base": noisy(0), "challenger": noisy(0)}, **{fact: {"base": {"perplexity": 2.0}}})
 
 
 @pytest.mark.parametrize("missing", ["base", "champion", "challenger"])
