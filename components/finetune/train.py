@@ -52,7 +52,8 @@ def train(config: TrainingConfig, base: Path, examples: Path, directory: Path) -
 
     `base` holds `model/` and `origin.json`, `examples` the parquet splits. Checkpoints stand in
     `directory/checkpoints` until the training is over; what is found there is resumed. Raises InputError when no
-    document can be trained on, one is longer than the base reads, or the base is of a kind that cannot be packed.
+    document can be trained on, one is longer than the base reads, the base is of a kind that cannot be packed, or the
+    training diverges.
     """
     checkpoints = directory / "checkpoints"
     if (directory / _SUMMARY_FILE).is_file():  # written last: only the tidying up was missing
@@ -96,6 +97,7 @@ def train(config: TrainingConfig, base: Path, examples: Path, directory: Path) -
         validation_loss_before=before,
         validation_loss=validation_loss(model, validation, config.batch_tokens),
     )
+    _refuse_diverged(summary)
     _save_trained(config, model, base, directory)
     _write_curve(history, summary, directory)
     write_atomically(directory / _SUMMARY_FILE, json.dumps(asdict(summary), indent=1))
@@ -217,6 +219,14 @@ def _validation_loss_before(
     loss = validation_loss(model, documents, config.batch_tokens)
     write_atomically(kept, json.dumps(loss))
     return loss
+
+
+def _refuse_diverged(summary: TrainingSummary) -> None:
+    if not (math.isfinite(summary.train_loss) and math.isfinite(summary.validation_loss)):
+        raise InputError(
+            f"the training diverged: its loss is {summary.train_loss} and the validation loss went from "
+            f"{summary.validation_loss_before:.3f} to {summary.validation_loss}; lower training.learning_rate"
+        )
 
 
 def _save_trained(config: TrainingConfig, model: PreTrainedModel, base: Path, directory: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -204,12 +205,19 @@ def _question(messages: list[Message]) -> list[Message]:
 def _gaps(model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int], bound: float) -> list[float]:
     """Log-probability of the first choice minus the second, in nats, at each position of the answer.
 
-    Raises EngineMismatch where the engine's token is not the weights' first choice and the gap is not below `bound`.
+    Raises EngineMismatch where the engine's token is not the weights' first choice and the gap is not below `bound`,
+    InputError where the weights give no number: whatever an engine says to NaN would pass as its first choice.
     """
     logits_TV = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1].double()
     top_T2 = logits_TV.log_softmax(-1).topk(2, dim=-1)
     gaps = (top_T2.values[:, 0] - top_T2.values[:, 1]).tolist()
     for position, (token, gap) in enumerate(zip(answer, gaps, strict=True)):
+        if math.isnan(gap):
+            raise InputError(
+                f"golden answer, token {position}: the packaged weights give no probabilities (NaN); the training has "
+                "diverged, or its weights overflow: lower training.learning_rate, or choose another "
+                "rollout.serving.precision"
+            )
         if token != int(top_T2.indices[position, 0]) and gap >= bound:
             first = int(top_T2.indices[position, 0])
             raise EngineMismatch(

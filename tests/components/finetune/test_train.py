@@ -203,6 +203,13 @@ def test_without_a_supervised_token_there_is_nothing_to_learn(bases, documents, 
         train(TrainingConfig(**RUN), bases["llama"], tmp_path, tmp_path / "out")
 
 
+def test_a_training_that_diverges_is_refused_and_leaves_no_model(bases, examples, tmp_path):
+    config = TrainingConfig(**RUN | {"method": "full", "learning_rate": 1e30, "max_train_tokens": 900})
+    with pytest.raises(InputError, match=r"the training diverged: .* to nan; lower training\.learning_rate"):
+        train(config, bases["llama"], examples, tmp_path)
+    assert not (tmp_path / "model").exists() and not (tmp_path / "training.json").exists()
+
+
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_an_example_that_the_base_cannot_read_is_refused_before_training(split, bases, documents, tmp_path):
     long = Document(documents[0].input_ids * 10, documents[0].supervised * 10)

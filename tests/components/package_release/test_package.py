@@ -323,6 +323,17 @@ def test_weights_that_do_not_reach_the_engine_are_found_out(llama, tmp_path, mon
         packaged(llama, tmp_path / "adapted", model=llama.adapter, golden=GOLDEN)
 
 
+@pytest.mark.parametrize("serving", [Q8_0, F32], ids=["gguf", "safetensors"])
+def test_weights_that_give_no_number_are_refused_in_words(llama, tmp_path, serving):
+    """No comparison with NaN is true, so that every answer of the engine would do."""
+    diverged = tmp_path / "diverged"
+    model = AutoModelForCausalLM.from_pretrained(llama.full / "model")
+    torch.nn.init.constant_(model.model.norm.weight, float("nan"))
+    model.save_pretrained(diverged / "model")
+    with pytest.raises(InputError, match=r"token 0: the packaged weights give no probabilities .* diverged"):
+        packaged(llama, tmp_path, serving=serving, model=diverged, golden=GOLDEN)
+
+
 # --- refusals and interruptions ----------------------------------------------------------------------------------
 
 
