@@ -146,12 +146,15 @@ def to_candidate(row: Row, config: DataConfig, control_tokens: Sequence[str]) ->
     if messages and messages[0] == {"role": "system", "content": ""}:
         messages = messages[1:]
     check_conversation(messages, config, control_tokens)
+    prompt: Message = {"role": "system", "content": config.system_prompt}
+    if messages[0] == prompt:  # the row brings what every row is given
+        messages = messages[1:]
     digest = sha256_json(messages)
     if messages[0]["role"] == "system":
         # A server adds its prompt only to requests that have none; what is trained on is what will be served.
         changes.add(Change.OWN_SYSTEM_PROMPT)
     elif config.system_prompt:
-        messages = [{"role": "system", "content": config.system_prompt}, *messages]
+        messages = [prompt, *messages]
     return Candidate(
         row=row,
         id=normalise(conversation.id)[0],

@@ -192,6 +192,21 @@ def test_a_row_keeps_its_own_system_message(run):
     assert got.data["changes"] == {"own_system_prompt": 1}
 
 
+def test_a_row_that_brings_the_run_s_system_prompt_is_as_one_without(run):
+    plain = {"messages": _messages("Hi?", "My, my.")}
+    brings = {"messages": [{"role": "system", "content": " Be plain.\r\n"}, *plain["messages"]]}
+    got = run([*rows(40), plain, brings], system_prompt="Be plain.")
+    assert [(row["line"], row["of"]["line"]) for row in got.duplicates] == [(42, 41)]
+    assert "own_system_prompt" not in got.data["changes"]
+    alone = run([*rows(40), brings], system_prompt="Be plain.")
+    assert sorted(row["id"] for split in alone.splits.values() for row in split) == sorted(
+        row["id"] for split in got.splits.values() for row in split
+    )
+    assert alone.data["digest"] == got.data["digest"]
+    other = run([*rows(40), plain, brings], system_prompt="Be kind.")
+    assert other.duplicates == [] and other.data["changes"]["own_system_prompt"] == 1
+
+
 def test_ids_are_unique(run):
     records = [{"id": "a", **row} for row in rows(20)] + [{"id": "b", **rows(1, 500)[0]}] + rows(20, 600)
     got = run(records)
