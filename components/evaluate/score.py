@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from components.chat import Encoded, Message, encode, load_tokenizer
 from components.progress import Progress, say
 from components.step_config import InputError
-from serving.engine.weights import load_weights
+from serving.engine.weights import compute_device, load_weights
 from serving.release import SYSTEM_PROMPT_FILE, read_release
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ def score_release(
                 f"test example {example.id} has {len(tokens.input_ids)} tokens for the {name}, whose context holds "
                 f"{release.context_length}; lower data.max_tokens"
             )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_weights(directory, release).to(device)  # type: ignore[arg-type]
+    model = load_weights(directory, release).to(compute_device())  # type: ignore[arg-type]
     nll = _nll_sums(model, encoded, batch_tokens, name)
     return [
         Score(

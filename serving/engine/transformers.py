@@ -19,17 +19,17 @@ from transformers.generation.streamers import BaseStreamer
 
 from serving.engine import Delta, EngineError, EngineOptions, FinishReason, Sampling
 from serving.engine.requests import Request, collect, stream
-from serving.engine.weights import load_weights
+from serving.engine.weights import compute_device, load_weights
 from serving.release import Release
 
 
 class TransformersEngine:
-    """A release served by transformers on a CPU."""
+    """A release served by transformers, on a GPU where there is one."""
 
     def __init__(self, directory: Path, release: Release, options: EngineOptions):
         if options.threads:
             torch.set_num_threads(options.threads)
-        self._model: Any = load_weights(directory, release)
+        self._model: Any = load_weights(directory, release).to(compute_device())  # type: ignore[arg-type]
         # `generate` fills unset fields from the model's own settings; requests are complete without them.
         self._model.generation_config = GenerationConfig()
         self._end_token_ids = list(release.end_token_ids)
@@ -92,7 +92,7 @@ class TransformersEngine:
             # Without a seed too: the generator would go on with the numbers of the last request that had one.
             seed = request.sampling.seed
             torch.manual_seed(secrets.randbits(63) if seed is None else seed)
-        prompt_BT = torch.tensor([request.prompt_ids])  # (1, T)
+        prompt_BT = torch.tensor([request.prompt_ids], device=self._model.device)  # (1, T)
         self._model.generate(
             input_ids=prompt_BT,
             attention_mask=torch.ones_like(prompt_BT),
@@ -155,4 +155,4 @@ class _Stopped(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         stop = self._request.cancelled or self._engine._closing
-        return torch.full((input_ids.shape[0],), stop, dtype=torch.bool)
+        return torch.full((input_ids.shape[0],), stop, dtype=torch.bool, device=input_ids.device)

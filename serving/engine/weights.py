@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING
 from serving.release import GGUF_FILE, Release
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 
+def compute_device() -> torch.device:
+    """Where torch computes: the machine's first GPU, its CPU where there is none."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def load_weights(directory: Path, release: Release) -> PreTrainedModel:
-    """The release's model, in evaluation mode; a GGUF's matrices are dequantized to float32.
+    """The release's model on the CPU, in evaluation mode; a GGUF's matrices are dequantized to float32.
 
     The config is the release's own, so that nothing is guessed from the GGUF's metadata.
     """

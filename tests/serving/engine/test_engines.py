@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from serving.engine import Engine, EngineError, EngineOptions, Sampling, open_engine
-from serving.engine.weights import load_weights
+from serving.engine.weights import compute_device, load_weights
 from serving.release import GGUF_FILE, ReleaseError, read_release
 from tests.serving.engine import fake_vllm
 from tests.serving.tiny import make_release
@@ -63,6 +63,33 @@ def test_company_does_not_change_greedy_tokens(engine: Engine) -> None:
         return [(await task)[0] for task in tasks]
 
     assert asyncio.run(join_one_after_the_other()) == alone
+
+
+@pytest.mark.parametrize(("gpu", "device"), [(True, "cuda"), (False, "cpu")])
+def test_torch_computes_on_a_gpu_where_there_is_one(gpu: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert compute_device().type == device
+
+
+def test_weights_prompt_and_stop_signal_are_where_torch_computes(
+    releases: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's "meta" device stands for a GPU: nothing can be computed there, but what goes there can be seen."""
+    monkeypatch.setattr("serving.engine.transformers.compute_device", lambda: torch.device("meta"))
+    engine = open_engine(releases["transformers"])
+    seen: list[torch.Tensor] = [*engine._model.parameters()]
+
+    def generate(*, input_ids, attention_mask, streamer, stopping_criteria, **_: object) -> None:
+        seen.extend((input_ids, attention_mask, stopping_criteria[0](input_ids, None)))
+        for tokens in (PROMPTS[0], [2]):
+            streamer.put(torch.tensor(tokens))
+
+    monkeypatch.setattr(engine._model, "generate", generate)
+    try:
+        assert engine.greedy(PROMPTS[:1], 5) == [[2]]
+    finally:
+        engine.close()
+    assert {tensor.device.type for tensor in seen} == {"meta"}
 
 
 def test_greedy_is_the_most_likely_token_of_the_served_weights(releases: dict[str, Path]) -> None:
