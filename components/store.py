@@ -163,11 +163,13 @@ class Store:
         with self._locked(entry.with_name(entry.name + ".lock"), step):
             reused = self._is_usable(entry, step)
             if not reused:
-                partial.mkdir(exist_ok=True)
-                for leftover in partial.rglob(f".*{_UNFINISHED}"):
-                    leftover.unlink()
-                make(partial)
-                _write_manifest(partial)
+                # with a manifest it is complete, and its files may be read-only already
+                if not ((partial / MANIFEST_FILE).exists() and self._is_usable(partial, step)):
+                    partial.mkdir(exist_ok=True)
+                    for leftover in partial.rglob(f".*{_UNFINISHED}"):
+                        leftover.unlink()
+                    make(partial)
+                    _write_manifest(partial)
                 _protect(partial)
                 partial.rename(entry)
             # under the lock: whoever is forced to make it again removes the entry first

@@ -175,6 +175,42 @@ def test_what_a_dead_step_left_is_continued(produce, work, tmp_path):
     assert [path.suffix for path in entries(tmp_path)] == [""]
 
 
+@pytest.mark.parametrize("last_call", ["_protect", "Path.rename"])
+def test_what_a_dead_step_had_finished_is_not_made_again(last_call, produce, work, tmp_path, monkeypatch):
+    die_at(last_call, produce, work, monkeypatch)
+    assert produce(work) is False
+    assert work.calls == 1
+    assert tree_files(tmp_path / "output").keys() == {"first.txt", "deeper/second.txt"}
+    assert [path.suffix for path in entries(tmp_path)] == [""]
+    assert not any(path.stat().st_mode & 0o222 for path in (tmp_path / "output").rglob("*.txt"))
+
+
+def test_what_a_dead_step_had_finished_is_made_anew_when_forced_or_damaged(produce, work, tmp_path, monkeypatch):
+    die_at("Path.rename", produce, work, monkeypatch)
+    produce(work, force=["finetune"])
+    assert work.found == [[], []]
+    shutil.rmtree(tmp_path / "store")
+    die_at("Path.rename", produce, work, monkeypatch)
+    shorten_a_file(*entries(tmp_path))
+    produce(work)
+    assert work.found == [[], [], [], []]
+    assert (tmp_path / "output" / "deeper" / "second.txt").read_text() == "mademade"
+
+
+def die_at(call, produce, work, monkeypatch):
+    """Kill a step after its manifest: before `_protect`, or before the rename that ends its work."""
+
+    def dies(path, *_):
+        if path.suffix == ".partial":
+            raise KeyboardInterrupt
+        return renamed(path, *_)
+
+    renamed = Path.rename
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(*((Path, "rename") if call == "Path.rename" else (store_module, "_protect")), dies)
+        produce(work)
+
+
 def test_half_written_files_of_a_dead_step_do_not_enter_the_result(produce, tmp_path):
     def dies(directory):
         write_atomically(directory / "whole.txt", "whole")
