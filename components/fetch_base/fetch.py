@@ -177,7 +177,7 @@ def _from_release(which: str, releases: Path, champion: Path, model: Path) -> No
     load_weights(source, release).save_pretrained(model)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         if (source / name).is_file():
-            shutil.copy2(source / name, model / name)
+            shutil.copyfile(source / name, model / name)
 
 
 def _from_folder(source: str, model: Path) -> None:
@@ -220,7 +220,8 @@ def _copy_model(found: Path, model: Path) -> None:
     wanted = (".json", ".safetensors", ".jinja", ".txt", ".model")
     for path in files:
         if path.suffix in wanted and path.name not in _NOT_OF_A_MODEL:
-            shutil.copy2(path, model / path.name)
+            # without its mode: what is copied is settled afterwards, and the store's own files are read-only
+            shutil.copyfile(path, model / path.name)
 
 
 def _refuse_foreign_code(model: Path) -> None:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from serving.engine.weights import load_weights
 from serving.release import ReleaseError, read_release
 from tests.components.artifacts import scratch
 
+ROOT = Path(__file__).parents[3]
 TEXT = "How warm should a room be? 20 °C."
 
 
@@ -267,6 +269,38 @@ def test_a_release_can_be_trained_on_from(champions, tmp_path, fetch, form):
         assert origin.source.startswith("release:")
 
 
+FETCH = """
+import sys
+from pathlib import Path
+from components.fetch_base.config import BaseConfig
+from components.fetch_base.fetch import fetch_base
+here = Path(sys.argv[1])
+for number, source in enumerate(sys.argv[2:]):
+    fetch_base(BaseConfig(source=source, generation={"temperature": 0}), here, here / "live", here / str(number))
+"""
+
+
+@pytest.mark.parametrize("form", ["gguf", "safetensors"])
+def test_whoever_is_not_root_may_go_on_from_write_protected_files(champions, source, tmp_path, form):
+    """As the store leaves a release. Root without this capability is stopped by a file's mode like anybody else."""
+    shutil.copytree(champions[form], tmp_path / "live")
+    shutil.copytree(source, tmp_path / "own")
+    for path in [*(tmp_path / "live").rglob("*"), *(tmp_path / "own").rglob("*")]:
+        if path.is_file():
+            path.chmod(0o444)
+    without_rights = ["setpriv", "--bounding-set", "-dac_override"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*without_rights, sys.executable, "-c", FETCH, str(tmp_path), "release:champion", str(tmp_path / "own")],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for number in "01":
+        assert settled(tmp_path / number / "model")["temperature"] == 0
+
+
 def test_the_champion_is_no_base_while_nothing_is_live(champions, fetch):
     with pytest.raises(InputError, match='"release:champion", but nothing is live yet'):
         fetch("release:champion", champion=champions["none"])
@@ -306,7 +340,7 @@ def test_a_hub_that_cannot_be_reached_is_said(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
         env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PATH": ""},
-        cwd=Path(__file__).parents[3],
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )
