@@ -127,6 +127,7 @@ class RoutesFile:
     def __init__(self, path: Path, balancer: Balancer):
         self._path, self._balancer = path, balancer
         self._seen: tuple[int, int, int] | None = None
+        self._told = ""
 
     async def follow(self) -> None:
         """Runs until cancelled."""
@@ -141,13 +142,17 @@ class RoutesFile:
             identity = (status.st_ino, status.st_mtime_ns, status.st_size)
             if identity == self._seen:
                 return
+            content = self._path.read_bytes()
             self._seen = identity
-            routes = Routes.model_validate_json(self._path.read_bytes())
+            routes = Routes.model_validate_json(content)
         except FileNotFoundError:
             return
         except (ValidationError, OSError) as error:
-            _LOG.error("the routes file cannot be read, the routes in force stay: %s", error)
+            if str(error) != self._told:  # one that cannot be opened is tried again at every look
+                _LOG.error("the routes file cannot be read, the routes in force stay: %s", error)
+            self._told = str(error)
             return
+        self._told = ""
         self._balancer.replace(routes)
         _LOG.info("routes", extra={"backends": [backend.model_dump() for backend in routes.backends]})
 

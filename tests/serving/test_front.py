@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import http.client
 import json
 import re
@@ -21,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from serving.front import Backend, Balancer, Routes
+from serving.front import Backend, Balancer, Routes, RoutesFile
 from tests.serving.conftest import Running, free_port, start
 
 
@@ -298,6 +299,28 @@ def test_a_bad_routes_file_changes_nothing(front: Running, routes_file: Path, ma
         time.sleep(0.15)
         assert httpx.get(front.url + "/name").json() == {"name": "a"}
     assert "routes in force stay" in front.log.read_text()
+
+
+def test_a_routes_file_that_could_not_be_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As while all file descriptors are in use."""
+    balancer = Balancer()
+    file = RoutesFile(tmp_path / "routes.json", balancer)
+    backend = {"url": "http://127.0.0.1:1", "weight": 1, "release": "sha256:a"}
+    write_routes(tmp_path / "routes.json", backend)
+
+    def refuses(_: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuses)
+        file.look()
+        file.look()
+    assert balancer.routes.backends == []
+    assert len(caplog.records) == 1  # told once, not at every look
+    file.look()
+    assert [found.model_dump() for found in balancer.routes.backends] == [backend]
 
 
 async def _load(url: str, stop: asyncio.Event, seen: Counter[str]) -> None:
