@@ -33,7 +33,7 @@ import httpx
 from serving.release import Origin, Release, ServingForm, verify_release
 
 PROJECT = Path(__file__).resolve().parents[2]
-CACHE = Path(os.environ.get("SLIPWAY_CACHE", Path.home() / ".cache/slipway/cluster"))
+CACHE = Path(os.environ.get("SLIPWAY_CACHE") or Path.home() / ".cache/slipway").expanduser() / "cluster"
 STOCK = "kserve-storage==0.21.0"
 STOCK_CALL = """
 import sys, time

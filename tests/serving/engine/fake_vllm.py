@@ -6,9 +6,11 @@ that it adds, the end token among them, and leaving the connection aborts the re
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
@@ -17,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from serving.engine import Engine, Sampling
+from serving.engine import Delta, Engine, Sampling
 
 KNOWN = {
     "model",
@@ -46,8 +48,12 @@ class FakeVllm:
         self.chunk: dict[str, Any] | None = None
         """Sent instead of an answer."""
 
+        self.endless = False
+        """An answer runs until it is left."""
+
         self.requests: list[dict[str, Any]] = []
-        self.running = 0
+        self.aborted = 0
+        """Answers that were left before their end."""
 
     def app(self) -> FastAPI:
         app = FastAPI()
@@ -77,9 +83,10 @@ class FakeVllm:
             return
         names = ("max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
         sampling = Sampling(**{name: body[name] for name in names if name in body})
-        self.running += 1
         try:
-            async with aclosing(self.engine.generate(body["prompt"], sampling)) as deltas:
+            async with aclosing(
+                _endless() if self.endless else self.engine.generate(body["prompt"], sampling)
+            ) as deltas:
                 async for delta in deltas:
                     choice = {
                         "index": 0,
@@ -89,8 +96,15 @@ class FakeVllm:
                     }
                     yield f"data: {json.dumps({'id': 'cmpl-1', 'choices': [choice]})}\n\n"
             yield "data: [DONE]\n\n"
-        finally:
-            self.running -= 1
+        except asyncio.CancelledError:
+            self.aborted += 1
+            raise
+
+
+async def _endless() -> AsyncGenerator[Delta, None]:
+    while True:
+        yield Delta([5], None)
+        await asyncio.sleep(0.01)
 
 
 @contextmanager
@@ -103,6 +117,10 @@ def running(fake: FakeVllm) -> Iterator[str]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
+            until = time.monotonic() + 30
+            while not server.started:
+                assert thread.is_alive() and time.monotonic() < until, "the fake does not listen"
+                time.sleep(0.01)
             yield url
         finally:
             server.should_exit = True

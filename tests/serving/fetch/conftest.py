@@ -17,12 +17,12 @@ from serving.fetch.fetch import fetch
 from serving.fetch.progress import Progress
 from serving.fetch.settings import FetchSettings
 from serving.fetch.source import parse_uri
+from tests.cluster.place import cache_folder
 from tests.serving.conftest import free_port
 from tests.serving.fetch.places import MIB, noise
 
 PROJECT = Path(__file__).resolve().parents[3]
-CACHE = Path(os.environ.get("SLIPWAY_CACHE", Path.home() / ".cache/slipway/cluster"))
-EMULATOR = CACHE / "bin/fake-gcs-server"
+EMULATOR = cache_folder() / "cluster/bin/fake-gcs-server"
 # Waits in tests are short; everything else is as it comes.
 QUICK = {"backoff_seconds": 0.01, "range_mib": 1, "retries": 4}
 

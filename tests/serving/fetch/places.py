@@ -175,9 +175,9 @@ class _Handler(BaseHTTPRequestHandler):
         stop = end if cut is None else min(start + cut, end)
         try:
             for at in range(start, stop, 65536):
-                self.wfile.write(content[at : min(at + 65536, stop)])
-                with self.owner.lock:
+                with self.owner.lock:  # before: who has read the last byte may look at once
                     self.owner.sent[name] += min(65536, stop - at)
+                self.wfile.write(content[at : min(at + 65536, stop)])
                 time.sleep(behaviour.seconds_per_64_kib)
         except ConnectionError:
             self.close_connection = True
