@@ -38,6 +38,10 @@ class TrainingConfig(StepConfig):
     batch_tokens: int = Field(default=1024, ge=16)
     """Most tokens that one forward pass packs together; documents never see each other."""
 
+    gradient_checkpointing: bool = False
+    """Keep each layer's input alone and compute the rest again on the way back (Chen et al. 2016): up to 1.6 times
+    the work, the same weights. For Qwen2.5-7B with LoRA in bfloat16 14 kB a token and layer instead of 250."""
+
     accumulate: int = Field(default=2, ge=1)
     """Forward passes whose gradients make one optimizer step."""
 

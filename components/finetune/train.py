@@ -172,6 +172,9 @@ def training_arguments(config: TrainingConfig, checkpoints: Path, packs: int) ->
         warmup_steps=round(steps * config.warmup_share),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
+        activation_checkpointing=config.gradient_checkpointing,
+        # the reentrant kind would want a gradient of the embeddings, which are frozen with LoRA
+        activation_checkpointing_kwargs={"use_reentrant": False},
         optim="adamw_torch_fused" if torch.cuda.is_available() else "adamw_torch",
         bf16=config.dtype == "bfloat16",
         save_strategy="steps",

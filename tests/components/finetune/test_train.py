@@ -22,7 +22,7 @@ from components.finetune import train as train_module
 from components.finetune.batches import Document
 from components.finetune.config import TrainingConfig
 from components.finetune.train import load_trainable, train, validation_loss
-from components.finetune.trainer import Watch
+from components.finetune.trainer import PackedTrainer, Watch
 from components.step_config import InputError
 from components.store import tree_files
 from tests.components.finetune.conftest import write_split
@@ -247,6 +247,50 @@ def test_stopped_and_resumed_it_ends_in_the_same_bytes(
         [f"checkpoint-{checkpoint}"] if checkpoint else []
     )
     assert said[-1]["done"] == said[-1]["total"] == summary.tokens
+
+
+@pytest.mark.parametrize(("architecture", "method"), [("llama", "lora"), ("gpt2", "lora"), ("llama", "full")])
+def test_computing_activations_again_changes_nothing_but_the_memory(
+    architecture, method, bases, examples, finished, stop_after, tmp_path, monkeypatch
+):
+    """Dropout, two packs to a step and a resume included."""
+    expected = tree_files(finished(architecture, method=method))
+    kept = kept_bytes(monkeypatch)
+    settings = RUN | {"method": method}
+    train(TrainingConfig(**settings | {"max_train_tokens": 300}), bases[architecture], examples, tmp_path / "plainly")
+    plainly = min(kept)
+    kept.clear()
+    config = TrainingConfig(**settings, gradient_checkpointing=True)
+    stop_after(5)
+    with pytest.raises(Interrupted):
+        train(config, bases[architecture], examples, tmp_path / "again")
+    stop_after(None)
+    train(config, bases[architecture], examples, tmp_path / "again")
+    assert max(kept) < plainly / 2
+    assert tree_files(tmp_path / "again") == expected
+
+
+def kept_bytes(monkeypatch):
+    """A list that gets, for each forward pass of a training, the bytes that it keeps for its way back, by token."""
+    kept = []
+
+    def compute_loss(self, model, inputs, *rest, **others):
+        tensors = {}
+
+        def keep(tensor):
+            tensors[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = computed(self, model, inputs, *rest, **others)
+        own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        sizes = [tensor.untyped_storage().nbytes() for place, tensor in tensors.items() if place not in own]
+        kept.append(sum(sizes) / inputs["input_ids"].numel())
+        return loss
+
+    computed = PackedTrainer.compute_loss
+    monkeypatch.setattr(PackedTrainer, "compute_loss", compute_loss)
+    return kept
 
 
 def test_dropout_matters_here(finished):
