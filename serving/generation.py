@@ -87,7 +87,8 @@ class Generator:
             raise RequestError(503, f"the engine has failed: {self.engine.failure}")
 
     async def plan_chat(self, messages: Sequence[Message], options: Options) -> Plan:
-        """Check a conversation. Raises RequestError 400 for what the model cannot take."""
+        """Check a conversation. Raises RequestError 400 for what the model cannot take, 429 as `stream`."""
+        self.admission.check()  # before the tokens are counted, which is what costs
         characters = sum(len(message["content"]) for message in messages)
         context = self.release.context_length
         try:
@@ -99,7 +100,8 @@ class Generator:
         return self.plan(prompt_ids, options, "messages")
 
     async def plan_text(self, text: str, options: Options) -> Plan:
-        """Check a text that the model is to continue. Raises RequestError 400 as `plan`."""
+        """Check a text that the model is to continue. Raises RequestError 400 as `plan`, 429 as `stream`."""
+        self.admission.check()
         context = self.release.context_length
         try:
             prompt_ids = await _tokenize(lambda: self.tokenizer.encode_prompt(text, context), len(text))

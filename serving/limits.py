@@ -29,12 +29,8 @@ class Admission:
         """How many may run and wait together."""
         return self._max_running + self._max_waiting
 
-    @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """Wait for a place and hold it.
-
-        Raises RequestError 429 at once when the queue is full; Retry-After estimates when it will not be.
-        """
+    def check(self) -> None:
+        """Raises RequestError 429 when the queue is full; Retry-After estimates when it will not be."""
         if self.running + self.waiting >= self.capacity:
             raise RequestError(
                 429,
@@ -42,6 +38,11 @@ class Admission:
                 code="rate_limit_exceeded",
                 headers={"Retry-After": str(self._retry_seconds())},
             )
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Wait for a place and hold it. Raises RequestError 429 at once when the queue is full."""
+        self.check()
         self.waiting += 1
         try:
             await self._places.acquire()

@@ -174,6 +174,24 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenized(directory: Pat
         asyncio.run(generator.plan_text("warm " * CONTEXT, Options()))
 
 
+def test_a_full_server_says_so_before_it_tokenizes(directory: Path) -> None:
+    settings = read_settings({"SLIPWAY_MAX_RUNNING": "1", "SLIPWAY_MAX_WAITING": "0"})
+    generator = make(directory, ScriptedEngine(Delta([300], None)), settings)
+    plan = plan_question(generator)
+    generator.tokenizer.encode = lambda text: pytest.fail("tokenized")  # type: ignore[method-assign]
+
+    async def ask() -> None:
+        pieces = generator.stream(plan)
+        await anext(pieces)
+        for asked in (generator.plan_chat(QUESTION, Options()), generator.plan_text("Why?", Options())):
+            with pytest.raises(RequestError) as refused:
+                await asked
+            assert refused.value.status_code == 429 and refused.value.headers
+        await pieces.aclose()
+
+    asyncio.run(ask())
+
+
 def test_a_long_prompt_is_tokenized_beside_the_event_loop(directory: Path) -> None:
     """Everybody's streams are written by the loop, which must not stand still meanwhile."""
     generator = make(directory, ScriptedEngine())
