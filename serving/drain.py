@@ -16,7 +16,6 @@ import logging
 import select
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from socket import socket
 from types import FrameType
 from typing import Any
@@ -102,10 +101,15 @@ class DrainingServer(uvicorn.Server):
 
 def _waiting(listener: socket) -> Iterator[socket]:
     """The connections that nobody has taken; closes this handle of the listening socket."""
-    with listener, suppress(BlockingIOError):
+    with listener:
         listener.setblocking(False)
         while True:
-            yield listener.accept()[0]
+            try:
+                yield listener.accept()[0]
+            except ConnectionAbortedError:  # it has left; others may wait behind it
+                continue
+            except OSError:  # nobody waits, or there is no descriptor for one more
+                return
 
 
 def _readable(descriptors: Iterable[int]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 import uvicorn
 from starlette.responses import PlainTextResponse
 
-from serving.drain import Departure, DrainingServer
+from serving.drain import Departure, DrainingServer, _waiting
 from serving.settings import Settings
 from tests.cluster.load import question
 from tests.serving.conftest import MODEL, Running, StartServer, free_port
@@ -124,6 +125,32 @@ def test_what_has_arrived_when_a_server_closes_is_answered() -> None:
         return [connection.getresponse().read().decode() for connection in old + new]
 
     assert asyncio.run(close_at_once()) == ["hello"] * 40
+
+
+class Listener:
+    """A listening socket whose `accept` does what it is told, one after the other."""
+
+    def __init__(self, *answers: object):
+        self.answers = list(answers)
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def setblocking(self, flag: bool) -> None: ...
+
+    def accept(self) -> tuple[object, str]:
+        answer = self.answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer, "somewhere"
+
+
+@pytest.mark.parametrize("last", [BlockingIOError(), OSError(errno.EMFILE, "Too many open files")])
+def test_what_cannot_be_taken_does_not_break_off_the_end(last: OSError) -> None:
+    listener: Any = Listener("first", ConnectionAbortedError(), "second", last, "never")
+    assert list(_waiting(listener)) == ["first", "second"]
 
 
 def test_streams_may_finish_within_the_drain_and_no_longer(start_server: StartServer) -> None:
