@@ -126,8 +126,7 @@ class VllmEngine:
         return "" if response.status_code == 200 else f"/health answers {response.status_code}"
 
     def _check_context(self, context_length: int) -> None:
-        response = httpx.get(f"{self._url}/v1/models", timeout=_ANSWER_SECONDS, trust_env=False)
-        served = {model["id"]: model for model in response.raise_for_status().json()["data"]}
+        served = self._served()
         if SERVED_NAME not in served:
             names = ", ".join(sorted(served)) or "nothing"
             raise EngineError(f"vLLM at {self._url} serves {names}; start it with --served-model-name {SERVED_NAME}")
@@ -137,6 +136,19 @@ class VllmEngine:
                 f"vLLM at {self._url} takes {longest} tokens, the release {context_length}; "
                 f"start it with --max-model-len {context_length}, or more memory"
             )
+
+    def _served(self) -> dict[str, dict[str, Any]]:
+        """The models that it lists, by name. Raises EngineError for an answer that is none of vLLM's."""
+        try:
+            response = httpx.get(f"{self._url}/v1/models", timeout=_ANSWER_SECONDS, trust_env=False)
+            if response.status_code != 200:
+                raise EngineError(_refused(response.status_code, response.content))
+            return {model["id"]: model for model in response.json()["data"]}
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise EngineError(
+                f"{self._url}/v1/models does not list models as vLLM does ({type(error).__name__}: {error}); "
+                "look whether it is vLLM that listens there, and at its log"
+            ) from error
 
     def _watch(self) -> None:
         """Keep `failure` true to what /health says."""

@@ -45,6 +45,9 @@ class FakeVllm:
         self.name = "release"
         self.healthy = True
         self.status = 200
+        self.models: Response | None = None
+        """Sent instead of the list of models."""
+
         self.chunk: dict[str, Any] | None = None
         """Sent instead of an answer."""
 
@@ -63,8 +66,9 @@ class FakeVllm:
             return Response(status_code=200 if self.healthy else 503)
 
         @app.get("/v1/models")
-        def models() -> dict[str, Any]:
-            return {"object": "list", "data": [{"id": self.name, "max_model_len": self.context}]}
+        def models() -> Response:
+            listed = [{"id": self.name, "max_model_len": self.context}]
+            return self.models or JSONResponse({"object": "list", "data": listed})
 
         @app.post("/v1/completions")
         async def completions(request: Request) -> Response:

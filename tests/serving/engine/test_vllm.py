@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.responses import JSONResponse, Response
 
 from serving.engine import EngineError, EngineOptions, Sampling, open_engine, vllm
 from serving.engine.vllm import VllmEngine
@@ -99,6 +100,21 @@ def test_one_that_serves_another_model_is_refused(fake, open_it):
 def test_one_that_takes_too_little_is_refused(fake, open_it):
     fake.context = CONTEXT - 1
     with pytest.raises(EngineError, match=rf"takes {CONTEXT - 1} tokens, the release {CONTEXT}"):
+        open_it()
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        (Response("starting", 500), "vLLM answers 500: starting"),
+        (JSONResponse({"error": "no"}), "/v1/models does not list models as vLLM does .*; look whether it is vLLM"),
+        (JSONResponse({"data": ["release"]}), "does not list models"),
+        (Response("text"), "does not list models"),
+    ],
+)
+def test_one_that_lists_no_models_is_refused(fake, open_it, models, words):
+    fake.models = models
+    with pytest.raises(EngineError, match=words):
         open_it()
 
 
