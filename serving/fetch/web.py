@@ -51,8 +51,10 @@ class Web:
     def _entry(self, name: str) -> Entry | None:
         try:
             with self._get(name, {"Range": "bytes=0-0"}) as reply:
-                if reply.status_code == 206 and (match := _CONTENT_RANGE.fullmatch(reply.headers["content-range"])):
-                    return Entry(int(match[3]))
+                if reply.status_code == 206:
+                    match = _CONTENT_RANGE.fullmatch(reply.headers.get("content-range", ""))
+                    # one that does not say the length (bytes 0-0/*) is asked for the file as a whole
+                    return Entry(int(match[3])) if match else Entry(None, ranged=False)
                 if reply.status_code == 416:  # there is no first byte
                     return Entry(0)
                 length = reply.headers.get("content-length", "")

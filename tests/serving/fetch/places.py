@@ -67,6 +67,9 @@ class Behaviour:
     """The connection ends after so many bytes of the body, once for each number."""
 
     ignores_ranges: bool = False
+    content_range: str = "bytes {start}-{last}/{size}"
+    """Said with a part of a file; "" leaves the header out."""
+
     says_length: bool = True
     seconds_per_64_kib: float = 0
     retry_after: str = "0"
@@ -160,7 +163,9 @@ class _Handler(BaseHTTPRequestHandler):
             if start >= len(content):
                 return self.answer(416, Content_Range=f"bytes */{len(content)}")
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
+            if behaviour.content_range:
+                said = behaviour.content_range.format(start=start, last=end - 1, size=len(content))
+                self.send_header("Content-Range", said)
         else:
             self.send_response(200)
         if behaviour.says_length:

@@ -94,6 +94,15 @@ def test_a_cut_stream_without_ranges_starts_again(tmp_path, files, fetched):
     verify_release(tmp_path / "here")
 
 
+@pytest.mark.parametrize("said", ["bytes {start}-{last}/*", ""])
+def test_a_server_that_does_not_say_how_long_a_file_is(tmp_path, files, fetched, said):
+    """RFC 9110, 14.4, allows the first."""
+    source = publish(tmp_path / "releases", files)
+    with FileServer(tmp_path, Behaviour(content_range=said)) as server:
+        fetched(uri(server, source), tmp_path / "here")
+    verify_release(tmp_path / "here")
+
+
 def test_a_cut_without_length_is_found_by_the_hash(tmp_path, files, fetched):
     source = publish(tmp_path / "releases", files)
     plan = Behaviour(truncated={"model.gguf": [MIB, MIB]}, ignores_ranges=True, says_length=False)
