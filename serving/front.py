@@ -39,7 +39,7 @@ from serving.errors import RequestError, error_body
 from serving.listen import check_port
 from serving.logs import choose_request_id, configure_logs
 from serving.settings import Settings, SettingsError, read_settings
-from serving.streams import ClientLeft, while_connected
+from serving.streams import ClientLeft, unless_stalled, while_connected
 
 _LOG = logging.getLogger("serving.front")
 _POLL_SECONDS = 0.05
@@ -190,6 +190,7 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        send = unless_stalled(send, self._settings.stall_seconds)
         request_id = choose_request_id(request.headers.get("x-request-id", ""))
         exchange = Exchange(scope, request_id, _request_headers(request, request_id))
         try:

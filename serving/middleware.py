@@ -17,7 +17,7 @@ from serving.callers import Callers
 from serving.drain import Departure
 from serving.errors import RequestError, asks_for_an_answer, asks_kserve, error_body
 from serving.settings import Settings
-from serving.streams import STREAM_FAILED, ClientLeft, while_connected
+from serving.streams import STREAM_FAILED, ClientLeft, unless_stalled, while_connected
 
 _LOG = logging.getLogger("serving.access")
 _CLOSED = [
@@ -37,12 +37,13 @@ class Frame:
         self._departure = departure
         self._release = release
         self._callers = Callers(settings)
-        self._max_body_bytes = settings.max_body_bytes
+        self._max_body_bytes, self._stall_seconds = settings.max_body_bytes, settings.stall_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        send = unless_stalled(send, self._stall_seconds)
         exchange = _Exchange(scope, send, self._release, self._departure)
         token = logs.request_id.set(exchange.request_id)
         try:

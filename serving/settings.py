@@ -45,6 +45,9 @@ class Settings(BaseModel):
     max_waiting: int = Field(64, ge=0)
     """Requests that may wait for a place; one more is refused with 429 and Retry-After."""
 
+    stall_seconds: int = Field(60, ge=1)
+    """A client that takes nothing of its reply for so long has left, and its place is another's."""
+
     kv_cache_gib: int = Field(1, ge=1)
     """Memory of the OpenVINO engine for keys and values, in GiB."""
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 T = TypeVar("T")
 STREAM_FAILED = "stream_failed"
@@ -16,7 +16,20 @@ STREAM_FAILED = "stream_failed"
 
 
 class ClientLeft(Exception):
-    """The client has closed the connection; nobody reads the reply."""
+    """The client has closed the connection, or stopped reading; nobody reads the reply."""
+
+
+def unless_stalled(send: Send, seconds: float) -> Send:
+    """A `send` that raises ClientLeft when the client takes nothing for so long."""
+
+    async def sent(message: Message) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await send(message)
+        except TimeoutError as error:
+            raise ClientLeft from error
+
+    return sent
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:

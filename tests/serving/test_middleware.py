@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
-from starlette.types import Message
+from starlette.types import Message, Send
 
 from serving.drain import Departure
 from serving.engine import Delta, EngineError
@@ -42,7 +43,8 @@ def framed(releases: dict[str, Path]) -> Framed:
         app = FastAPI()
         app.include_router(openai_router(generator))
         digest = read_release(releases["openvino"]).digest
-        app.add_middleware(Frame, release=digest, settings=Settings(max_body_bytes=1024), departure=Departure())
+        settings = Settings(max_body_bytes=1024, stall_seconds=1)
+        app.add_middleware(Frame, release=digest, settings=settings, departure=Departure())
         return app
 
     return frame
@@ -96,6 +98,28 @@ def test_other_requests_are_not_counted(framed: Framed) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_is_no_fault_of_the_release(framed: Framed, stream: bool) -> None:
     """It reads the head and what has been written, and goes."""
+
+    async def send(message: Message) -> None:
+        await asyncio.sleep(0)
+
+    assert_left(framed, stream, send, stays_seconds=0.05)
+
+
+def test_a_client_that_stops_reading_loses_its_place(framed: Framed) -> None:
+    """The connection stands, and nothing goes through it any more."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        await asyncio.sleep(60 if len(sent) > 3 else 0)
+
+    begin = time.monotonic()
+    assert_left(framed, True, send, stays_seconds=60)
+    assert time.monotonic() - begin < 30
+
+
+def assert_left(framed: Framed, stream: bool, send: Send, stays_seconds: float) -> None:
+    """Ask for an endless answer that is counted as left; nothing of it goes on."""
     app = framed(ScriptedEngine(*[Delta([300], None)] * 10_000))
     before = counts()
 
@@ -106,11 +130,8 @@ def test_a_client_that_leaves_is_no_fault_of_the_release(framed: Framed, stream:
         async def receive() -> Message:
             if messages:
                 return messages.pop()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(stays_seconds)
             return {"type": "http.disconnect"}
-
-        async def send(message: Message) -> None:
-            await asyncio.sleep(0)
 
         headers = [(b"content-type", b"application/json"), (b"host", b"localhost")]
         scope = {"type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode(), "query_string": b""}
@@ -119,3 +140,4 @@ def test_a_client_that_leaves_is_no_fault_of_the_release(framed: Framed, stream:
     asyncio.run(leave())
     after = counts()
     assert {name: after[name] - before[name] for name in OUTCOMES} == {name: int(name == "left") for name in OUTCOMES}
+    assert REGISTRY.get_sample_value("slipway_requests_running") == 0
