@@ -82,6 +82,9 @@ class Tried:
     stable_given_up: bool = False
     """The live release cannot be started again, so it is left as it is."""
 
+    stable_unchecked: bool = False
+    """The live release is there, but its check or its route has failed: it gets its traffic without a check."""
+
     not_removed: frozenset[str] = frozenset()
     """Replaced releases that could not be removed; they are left to the next rollout."""
 
@@ -372,7 +375,8 @@ class Rollout:
     def _open(self, step: Step, seen: Observation, tried: Tried) -> None:
         own = next(one for one in (seen.stable, seen.candidate) if one and one.digest == step.digest)
         is_candidate = own is seen.candidate
-        if not (is_candidate and tried.watched):  # else its answers have just been checked
+        # a watched candidate's answers have just been checked
+        if not (tried.watched if is_candidate else tried.stable_unchecked):
             self.check(own.url, step.digest, self.release_of(step.digest))
         self.target.route(split(seen, step.share) if is_candidate else {step.digest: 100})
         if self.outage.began is not None:
@@ -404,6 +408,8 @@ class Rollout:
         if seen.stable and step.digest == seen.stable.digest:
             if step.digest == self.digest:
                 raise RolloutFailed(f"{step.digest} is live, but does not serve: {error}") from error
+            if step.kind == "open":
+                return self._after_failed_return(step, seen.stable, tried, error)
             # It does not serve, so there is nothing to lose; the candidate may mend it.
             self._tell(Step("fail", step.digest, f"the live release cannot be started again: {error}"))
             return replace(tried, stable_given_up=True)
@@ -413,19 +419,35 @@ class Rollout:
             # Traffic is where it should be; a replaced release that lingers costs memory and nothing else.
             self._tell(Step("fail", step.digest, f"it is not removed: {error}; the next rollout tries again"))
             return replace(tried, not_removed=tried.not_removed | {step.digest})
-        why = str(error)
-        try:
-            now = self._look()
-            why = _cause(now.candidate, step.digest, why)
-            self._tell(Step("withdraw", step.digest, why))
-            self._withdraw(now, step.digest)
-        except LockLost:
-            raise
-        except (TargetError, OSError) as second:
-            raise TargetError(f"{step.digest} failed ({why}) and could not be withdrawn: {second}") from error
+        why = self._rejected(step.digest, error)
         if step.digest != self.digest:
             return replace(tried, opened=0, watched=0)  # a leftover is gone; the wanted release still has its chance
         raise self._failed(why, seen.stable, tried) from error
+
+    def _after_failed_return(self, step: Step, stable: Instance, tried: Tried, error: Exception) -> Tried:
+        """The live release is there, but did not get its traffic: another try without its check, or the end.
+
+        It may serve all the same, so its successor never takes its traffic for that: it goes through every stage.
+        """
+        if not tried.stable_unchecked:
+            self._tell(Step("fail", step.digest, f"{error}; it is live, and gets its traffic without a check"))
+            return replace(tried, stable_unchecked=True)
+        why = f"the live release {step.digest} does not get its traffic: {error}"
+        raise self._failed(self._rejected(self.digest, RolloutFailed(why)), stable, tried) from error
+
+    def _rejected(self, digest: str, error: Exception) -> str:
+        """Withdraw a candidate for an error; returns what became of it. Raises TargetError when that fails too."""
+        why = str(error)
+        try:
+            now = self._look()
+            why = _cause(now.candidate, digest, why)
+            self._tell(Step("withdraw", digest, why))
+            self._withdraw(now, digest)
+        except LockLost:
+            raise
+        except (TargetError, OSError) as second:
+            raise TargetError(f"{digest} failed ({why}) and could not be withdrawn: {second}") from error
+        return why
 
     def _failed(self, why: str, stable: Instance | None, tried: Tried) -> RolloutFailed:
         """The end of a rollout whose candidate is gone, once the old release serves again where it can."""

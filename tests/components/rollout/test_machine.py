@@ -278,6 +278,49 @@ def test_a_live_release_that_cannot_be_started_again_gives_way_to_a_good_one():
     assert settled(world, "new")
 
 
+def routes(world):
+    return [call for call in world.calls if call.startswith("route")]
+
+
+STAGES = ["route {'old': 90, 'new': 10}", "route {'old': 50, 'new': 50}", "route {'new': 100}"]
+
+
+def test_a_live_release_that_serves_and_fails_its_check_shares_its_traffic_stage_by_stage():
+    world = serving("old", old="wrong")
+    world.open = False  # its route's status lags
+    world.roll("new", "old")
+    assert routes(world) == ["route {'old': 100}", *STAGES] and settled(world, "new")
+    assert Step("fail", "old", "token 3 differs; it is live, and gets its traffic without a check") in world.said
+
+
+def test_a_live_release_whose_route_lagged_only_is_not_given_up():
+    class Late(World):
+        def route(self, weights):
+            first = not routes(self)
+            super().route(weights)
+            if first:
+                raise TargetError("the gateway does not route by old 100 after 60 s")
+
+    world = Late(stable="old", instances={"old": "ready"}, routed={"old": 100}, open=False)
+    world.roll("new", "old")
+    assert routes(world) == ["route {'old': 100}", *STAGES] and settled(world, "new")
+
+
+def test_a_live_release_that_cannot_get_its_traffic_is_not_replaced_unwatched():
+    class Deaf(World):
+        def route(self, weights):
+            super().route(weights)
+            self.open = False
+            raise TargetError("the gateway does not follow")
+
+    world = Deaf(stable="old", instances={"old": "ready"}, routed={"old": 100}, open=False)
+    words = "new did not go live: the live release old does not get its traffic: the gateway does not follow"
+    with pytest.raises(RolloutFailed, match=words):
+        world.roll("new", "old")
+    assert set(routes(world)) == {"route {'old': 100}"}
+    assert (world.stable, world.candidate, world.instances) == ("old", None, {"old": "ready"})
+
+
 def test_neither_the_old_nor_the_new_one_serves():
     world = serving("old", old="crash", new="wrong")
     world.instances["old"] = "failed"
