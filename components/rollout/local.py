@@ -96,6 +96,9 @@ class State(_Record):
     stopped: bool = False
     """The server of what is live was ended by strategy "replace"."""
 
+    rejected: str = ""
+    """Why the candidate is to go; "" while it may go live."""
+
     origins: dict[str, dict[str, str]] = {}
     """Release digest -> fields of target.Origin."""
 
@@ -204,6 +207,7 @@ class LocalTarget:
             routed=routed,
             in_force=in_force and _same_routes(self._front_health(), backends),
             previous=next((entry.digest for entry in reversed(state.history) if entry.digest != state.live), None),
+            rejected=state.rejected,
             noted=state.noted,
         )
 
@@ -319,7 +323,7 @@ class LocalTarget:
         state = self.state()
         if digest in state.servers and self._instance(state, digest).state != "failed":
             if digest not in (state.live, state.candidate):  # replaced, and wanted again before it was removed
-                state.candidate = digest
+                state.candidate, state.rejected = digest, ""
                 self._save(state)
             return
         if digest in state.servers:
@@ -331,7 +335,7 @@ class LocalTarget:
         if digest == state.live:
             state.stopped = False
         else:
-            state.candidate = digest
+            state.candidate, state.rejected = digest, ""
             state.origins.setdefault(digest, asdict(self._origin))
         self._start(state, state.servers[digest])
         self._remove_old_logs(state)
@@ -369,8 +373,15 @@ class LocalTarget:
             run_id = state.origins.get(digest, {}).get("run_id", "")
             state.history.append(WentLive(digest=digest, since=_now(), run_id=run_id))
         if state.candidate == digest:
-            state.candidate = None
+            state.candidate, state.rejected = None, ""
         self._save(state)
+
+    def reject(self, digest: str, why: str) -> None:
+        """See Target.reject."""
+        state = self.state()
+        if state.candidate == digest:
+            state.rejected = why
+            self._save(state)
 
     def stop(self, digest: str) -> None:
         """See Target.stop."""
@@ -384,7 +395,7 @@ class LocalTarget:
         state = self.state()
         self._end_server(state, digest)
         if state.candidate == digest:
-            state.candidate = None
+            state.candidate, state.rejected = None, ""
         state.origins.pop(digest, None)
         self._save(state)
         self._remove_old_logs(state)
@@ -424,7 +435,7 @@ class LocalTarget:
             if process_id(server):
                 _end(server, self._config.drain_seconds)
                 ended.append(f"server of {digest}")
-        state.fronts, state.servers, state.candidate = {}, {}, None
+        state.fronts, state.servers, state.candidate, state.rejected = {}, {}, None, ""
         state.noted = {"state": "down", "reason": "it was stopped by hand", "since": _now()}
         self._write_routes([])
         self._save(state)

@@ -11,7 +11,8 @@ again, and whoever comes next with another release first finishes or cleans up w
 
 A candidate that has all the traffic is what is live, promoted or not. When its server is gone (the machine was
 started anew, or memory ran out), it is started again, as a stable one is, and withdrawn only when that fails.
-A stage that a killed rollout was in is watched from its beginning.
+A stage that a killed rollout was in is watched from its beginning. A failure is written down before anything is
+taken back, so that whoever comes next ends that rollback and does not try the candidate again.
 """
 
 from __future__ import annotations
@@ -197,10 +198,12 @@ def _stages(seen: Observation, tried: Tried, plan: Plan) -> tuple[int, ...]:
 
 
 def _broken(seen: Observation, tried: Tried) -> str:
-    """Why a candidate that this call has brought so far cannot go on; "" when it can."""
+    """Why a candidate cannot go on that was rejected, or that this call has brought so far; "" when it can."""
     candidate = seen.candidate
     if candidate is None:
         return ""
+    if seen.rejected:  # by a process that died before it was gone
+        return seen.rejected
     if candidate.state in ("failed", "stopped") and candidate.digest in tried.started:
         return candidate.reason or f"it is {candidate.state}"
     if tried.interruptions > _INTERRUPTIONS:
@@ -441,6 +444,7 @@ class Rollout:
         try:
             now = self._look()
             why = _cause(now.candidate, digest, why)
+            self.target.reject(digest, why)
             self._tell(Step("withdraw", digest, why))
             self._withdraw(now, digest)
         except LockLost:

@@ -91,6 +91,9 @@ class Observation:
     previous: str | None = None
     """The release that was live before the stable one."""
 
+    rejected: str = ""
+    """Why the candidate was rejected, see Target.reject; "" when it was not."""
+
     noted: Mapping[str, str] = field(default_factory=dict[str, str])
     """What `Target.note` wrote last: `state`, `reason`, `since`."""
 
@@ -172,6 +175,13 @@ class Target(Protocol):
 
     def promote(self, digest: str) -> None:
         """Make the candidate the stable release; the old stable one becomes retired."""
+        ...
+
+    def reject(self, digest: str, why: str) -> None:
+        """Write down that the candidate is to go, so that whoever comes next takes it out and never brings it live.
+
+        It holds until that release is removed or applied anew; of a release that is no candidate it says nothing.
+        """
         ...
 
     def stop(self, digest: str) -> None:

@@ -102,6 +102,9 @@ class Record:
     stopped: str | None = None
     """The stable release when its servers were ended on purpose."""
 
+    rejected: str = ""
+    """Why the candidate is to go; "" while it may go live."""
+
     state: str = ""
     reason: str = ""
     since: str = ""
@@ -131,6 +134,7 @@ class Record:
             "stable": self.stable,
             "candidate": self.candidate,
             "stopped": self.stopped,
+            "rejected": self.rejected,
             "state": self.state,
             "reason": self.reason,
             "since": self.since,
@@ -162,6 +166,7 @@ def read_record(route: Object | None) -> Record:
         stable=text("stable") or None,
         candidate=text("candidate") or None,
         stopped=text("stopped") or None,
+        rejected=text("rejected"),
         state=text("state"),
         reason=text("reason"),
         since=text("since"),

@@ -166,6 +166,7 @@ class KServeTarget:
             routed=routed,
             in_force=in_force and any(self._answers(1, routed)[0] in routed for _ in range(_TRIES)),
             previous=record.previous,
+            rejected=record.rejected,
             noted={"state": record.state, "reason": record.reason, "since": record.since} if record.state else {},
         )
 
@@ -393,7 +394,8 @@ class KServeTarget:
         def take_role(record: Record) -> Record:
             if digest == record.stable:
                 return replace(record, stopped=None)
-            return replace(record, candidate=digest, candidate_config=self._config.model_dump(mode="json"))
+            config = self._config.model_dump(mode="json")
+            return replace(record, candidate=digest, candidate_config=config, rejected="")
 
         self._change(take_role)
         if found:
@@ -438,6 +440,10 @@ class KServeTarget:
             return replace(_without_candidate(record), stable=digest, stopped=None, history=history, config=config)
 
         self._change(promoted)
+
+    def reject(self, digest: str, why: str) -> None:
+        """See Target.reject."""
+        self._change(lambda record: replace(record, rejected=why) if record.candidate == digest else record)
 
     def stop(self, digest: str) -> None:
         """See Target.stop."""
@@ -678,7 +684,7 @@ def _digest(isvc: Object) -> str:
 
 
 def _without_candidate(record: Record) -> Record:
-    return replace(record, candidate=None, candidate_config={})
+    return replace(record, candidate=None, candidate_config={}, rejected="")
 
 
 def _answers_for(seen: readiness.Seen) -> bool:

@@ -259,6 +259,25 @@ def test_a_stable_release_that_a_dead_replacement_stopped_is_started_again(place
     place.settled_on(place.digest(first))
 
 
+def test_a_rejection_is_not_forgotten_with_the_process_that_decided_it(place):
+    good, bad = place.release("good"), place.release("bad", "wrong")
+    place.roll(good)
+    child = os.fork()
+    if child == 0:
+        local.LocalTarget.remove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        place.roll(bad)
+        os._exit(1)
+    os.waitpid(child, 0)
+    assert "token 2 is 13" in place.target().observe().rejected
+    state = place.target().state()
+    state.rejected = "1 of 2 requests failed"  # what only the dead one has seen
+    place.target()._save(state)
+    with pytest.raises(RolloutFailed, match=r"did not go live: 1 of 2 requests failed\. .* is live\.$"):
+        deliver.finish(place.store, commands=place.commands)
+    place.settled_on(place.digest(good))
+    assert not place.target().state().rejected
+
+
 def test_down_cleans_up_after_a_killed_rollout(place):
     release = place.release("first")
     assert roll_and_die(place, release, 5)[0]

@@ -469,6 +469,41 @@ def test_killed_at_every_moment_whoever_comes_next_makes_it_whole(first, behavio
             assert lost or world.outages == 0 or "replace" in (strategy, next_strategy)
 
 
+@pytest.mark.parametrize("next_wanted", ["new", "old", "third"])
+@pytest.mark.parametrize("first", [True, False], ids=["first rollout", "replacement"])
+@pytest.mark.parametrize("strategy", ["surge", "replace"])
+def test_a_rejection_outlives_the_process_that_decided_it(strategy, first, next_wanted):
+    """Its candidate would pass the second time: what it failed by is a matter of chance, or of the load."""
+
+    def fresh():
+        bad = {"new": "failing"}
+        return World(behaviour=bad, strategy=strategy) if first else serving("old", strategy, **bad)
+
+    old = None if first else "old"
+    reference, rejected = fresh(), 0
+    with pytest.raises(RolloutFailed):
+        reference.roll("new", old)
+    for at in range(1, reference.moments + 1):
+        world = fresh()
+        world.dies_at = at
+        with pytest.raises(Killed):
+            world.roll("new", old)
+        world.dies_at, world.behaviour = None, {}
+        if not world.rejected:
+            continue
+        rejected += 1
+        live = world.observe().live
+        if next_wanted == "new":
+            with pytest.raises(RolloutFailed, match=r"new did not go live: .* of . requests failed"):
+                world.roll("new", live)
+        else:
+            world.roll(next_wanted, live)
+            assert settled(world, next_wanted)
+        assert "promote new" not in world.calls and "new" not in world.instances and not world.rejected
+        assert world.stable == (old if next_wanted == "new" else next_wanted)
+    assert rejected >= 3
+
+
 def test_a_share_of_traffic_that_a_dead_rollout_left_is_taken_back_first():
     world = serving("old")
     world.candidate, world.instances["half"], world.routed = "half", "ready", {"old": 90, "half": 10}

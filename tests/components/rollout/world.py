@@ -41,6 +41,7 @@ class World:
     on_wait: Callable[[World], None] = lambda world: None  # what somebody else does meanwhile
     unreadable: int = 0  # times that it cannot be observed from now on
     previous: str | None = None
+    rejected: str = ""
     url: str = "public"
 
     calls: list[str] = field(default_factory=list)
@@ -86,7 +87,7 @@ class World:
         for digest, state in self.instances.items():  # time passes
             if state == "starting" and self.behaviour.get(digest) != "stuck":
                 self.instances[digest] = "failed" if self.behaviour.get(digest) == "crash" else "ready"
-        return Observation(stable, candidate, others, dict(self.routed), self.open, self.previous)
+        return Observation(stable, candidate, others, dict(self.routed), self.open, self.previous, self.rejected)
 
     def traffic(self):
         for digest, state in self.instances.items():
@@ -123,7 +124,7 @@ class World:
             for kind in ("requests", "errors", "times"):
                 self.counted[digest, kind] = 0
             if digest != self.stable:
-                self.candidate = digest
+                self.candidate, self.rejected = digest, ""
 
     def route(self, weights):
         with self.call(f"route {dict(weights)}"):
@@ -133,7 +134,12 @@ class World:
     def promote(self, digest):
         with self.call(f"promote {digest}"):
             self.previous = self.stable if self.stable != digest else self.previous
-            self.stable, self.candidate = digest, None
+            self.stable, self.candidate, self.rejected = digest, None, ""
+
+    def reject(self, digest, why):
+        with self.call(f"reject {digest}"):
+            if self.candidate == digest:
+                self.rejected = why
 
     def stop(self, digest):
         with self.call(f"stop {digest}"):
@@ -149,7 +155,7 @@ class World:
                 raise TargetError(f"{digest} does not end")
             self.instances.pop(digest, None)
             if self.candidate == digest:
-                self.candidate = None
+                self.candidate, self.rejected = None, ""
 
     def lose(self, *digests):
         """The processes of these releases, and that of the public address when it sends requests to one, are gone."""

@@ -72,6 +72,34 @@ def test_what_cannot_be_finished_is_rolled_back(place, store, one, two):
     assert place.target().observe().live == one[0]
 
 
+@pytest.mark.parametrize("share", [0, 50, 100])
+def test_what_a_dead_rollout_has_rejected_is_taken_out(place, store, one, two, share):
+    first_live(place, one)
+    target = place.target()
+    with target.hold():
+        target.apply(*two)
+        target.route({one[0]: 100 - share, two[0]: share})
+        target.reject(two[0], "5 of 6 requests failed")
+    (told,) = janitor.run(store, "serving")
+    assert told["did"] == "rolled back"
+    assert "did not go live: 5 of 6 requests failed" in told["why"] and f"{one[0]} is live" in told["why"]
+    assert place.names() == {f"chat-{one[0][7:17]}"} and "slipway.dev/rejected" not in place.annotations()
+    assert place.target().observe().live == one[0]
+
+
+def test_a_release_that_was_rejected_may_be_tried_again(place, store, one, two):
+    first_live(place, one)
+    target = place.target()
+    with target.hold():
+        target.apply(*two)
+        target.reject(two[0], "5 of 6 requests failed")
+        target.remove(two[0])
+        target.apply(*two)
+        assert target.observe().rejected == ""
+    (told,) = janitor.run(store, "serving")
+    assert told["did"] == "finished" and place.target().observe().live == two[0]
+
+
 def test_one_service_that_is_broken_holds_up_no_other(place, store, one, two):
     first_live(place, one)
     target = place.target()
