@@ -11,7 +11,7 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -28,6 +28,9 @@ API_SECONDS = 30.0
 RELEASE_HEADER = "x-slipway-release"
 _REQUEST_SECONDS = 10.0
 _CONNECT_SECONDS = 5.0
+ATTEMPT_SECONDS = _CONNECT_SECONDS + _REQUEST_SECONDS
+"""The longest that one try of a request takes: by then it has been heard, or is given up."""
+
 _PROXY_SECONDS = 10.0
 """How long the way through the API server may fail; a server that is gone looks the same from here."""
 
@@ -100,6 +103,8 @@ class Cluster:
     def __init__(self, api: Any, namespace: str, api_seconds: float = API_SECONDS):
         self._api, self.namespace, self.api_seconds = api, namespace, api_seconds
         self._clock_ahead = 0.0
+        self.guard: Callable[[], None] = lambda: None
+        """Asked before every try of a write but a Lease's; raises TargetError when nothing may be changed any more."""
 
     @classmethod
     def connect(cls, namespace: str, api_seconds: float = API_SECONDS) -> Cluster:
@@ -239,20 +244,31 @@ class Cluster:
         named = name or (body["metadata"].get("name", "") if body else "")
         path = self._path(kind, name, namespace)
         with self._explained(words, kind, named):
-            return cast("Object", json.loads(self._retried(method, path, query, body, again)))
+            guard = self.guard if method != "GET" and kind != LEASE else None
+            return cast("Object", json.loads(self._retried(method, path, query, body, again, guard)))
 
     @contextmanager
     def _explained(self, words: str, kind: Kind, name: str) -> Generator[None]:
         try:
             yield
+        except TargetError:  # the guard's
+            raise
         except Exception as error:
             raise self._explain(error, words, kind, name) from error
 
     def _retried(
-        self, method: str, path: str, query: Mapping[str, str] | None, body: Object | None, again: frozenset[int]
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Object | None,
+        again: frozenset[int],
+        guard: Callable[[], None] | None,
     ) -> bytes:
         deadline, pause = time.monotonic() + self.api_seconds, _FIRST_PAUSE
         while True:
+            if guard:
+                guard()
             left = deadline - time.monotonic()
             try:
                 return self._send(method, path, query, body, min(_REQUEST_SECONDS, max(left, 0.1)), preload=True)

@@ -15,15 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from components.rollout.kserve.client import LEASE, MANAGER, ApiError, Cluster, Conflict, Object
+from components.rollout.kserve.client import ATTEMPT_SECONDS, LEASE, MANAGER, ApiError, Cluster, Conflict, Object
 from components.rollout.kserve.objects import PREFIX, labels
 from components.rollout.processes import start_mark
 from components.rollout.target import LockLost, RolloutBusy, TargetError
 
-SECONDS = 30
+SECONDS = 40
 RENEW_SECONDS = 10.0
-_SURE_SECONDS = SECONDS - 5
-"""Given up before another may take it: clocks differ, and a change that was just allowed is still on its way."""
+_SURE_SECONDS = SECONDS - ATTEMPT_SECONDS
+"""Given up before another may take it: a change that was just allowed is still on its way."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Lock:
         if self._held is None and not self._lost:
             raise TargetError(f"the lock of {self._service} is not held; call hold() before anything is changed")
         if not self._lost and _elapsed(self._renewed) >= _SURE_SECONDS:
-            self._lost = f"it could not be renewed for {_SURE_SECONDS} s"
+            self._lost = f"it could not be renewed for {_SURE_SECONDS:g} s"
         if self._lost:
             raise LockLost(
                 f"the lock of {self._service} (Lease {self._name}) was lost: {self._lost}; another rollout may be at "

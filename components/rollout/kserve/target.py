@@ -54,7 +54,16 @@ from components.rollout.kserve.client import (
 from components.rollout.kserve.lease import Lock, holder_of, is_held, lease_name
 from components.rollout.kserve.objects import ISVC_LABEL, Record, WentLive, backend_of, labels, name_of, read_record
 from components.rollout.kserve.publish import publish
-from components.rollout.target import UNKNOWN, Instance, Observation, Origin, TargetError, Traffic, live_release
+from components.rollout.target import (
+    UNKNOWN,
+    Instance,
+    LockLost,
+    Observation,
+    Origin,
+    TargetError,
+    Traffic,
+    live_release,
+)
 from components.step_config import InputError
 from serving.release import read_release
 
@@ -114,6 +123,7 @@ class KServeTarget:
         self._cluster = cluster or Cluster.connect(config.kserve.namespace, API_SECONDS)
         self._service = config.service
         self._lock = Lock(self._cluster, config.service, origin.run)
+        self._cluster.guard = self._lock.check
         self._watch: _Watch | None = None
         self._found_public: _Public | None = None
 
@@ -381,7 +391,6 @@ class KServeTarget:
 
     def apply(self, digest: str, release: Path) -> None:
         """See Target.apply."""
-        self._lock.check()
         self._refuse_taken()
         name = name_of(self._service, digest)
         found = self._cluster.get(INFERENCE_SERVICE, name)
@@ -404,12 +413,10 @@ class KServeTarget:
             if serves or (name in seen and self._instance(digest, seen[name], Record()).state != "failed"):
                 return
             self._delete(name)
-        self._lock.check()
         self._cluster.apply(INFERENCE_SERVICE, self._wanted(digest, release, self._record(self._route())))
 
     def route(self, weights: Mapping[str, int]) -> None:
         """See Target.route."""
-        self._lock.check()
         wanted = {digest: weight for digest, weight in weights.items() if weight}
         if wanted and not objects.is_attached(self._route()):
             self._refuse_taken()
@@ -426,7 +433,6 @@ class KServeTarget:
 
     def promote(self, digest: str) -> None:
         """See Target.promote."""
-        self._lock.check()
         # who finishes the rollout of a dead process did not bring the release
         isvc = self._cluster.get(INFERENCE_SERVICE, name_of(self._service, digest))
         run_id = readiness.origin_of(isvc).run_id if isvc else self._origin.run_id
@@ -447,14 +453,12 @@ class KServeTarget:
 
     def stop(self, digest: str) -> None:
         """See Target.stop."""
-        self._lock.check()
         self._refuse_routed(digest)
         self._change(lambda record: replace(record, stopped=digest) if record.stable == digest else record)
         self._delete(name_of(self._service, digest))
 
     def remove(self, digest: str) -> None:
         """See Target.remove."""
-        self._lock.check()
         self._refuse_routed(digest)
         name = name_of(self._service, digest)
         found = self._cluster.get(INFERENCE_SERVICE, name)
@@ -465,7 +469,6 @@ class KServeTarget:
 
     def note(self, state: str, reason: str = "") -> None:
         """See Target.note: annotations on the route, and a Kubernetes Event about it."""
-        self._lock.check()
         route = self._change(lambda record: replace(record, state=state, reason=reason, since=_now()))
         message = f"{state}: {reason}" if reason else state
         event = objects.event(route, _camel(state), message, _now(), secrets.token_hex(8), _is_bad(state))
@@ -505,7 +508,6 @@ class KServeTarget:
             route = objects.route(self._config, self._cluster.namespace, wanted, weights or {}, version)
             if found and weights is None:
                 route["spec"] = found["spec"]  # who gets what is not this call's matter
-            self._lock.check()
             try:
                 return self._cluster.apply(HTTP_ROUTE, route)
             except Conflict:
@@ -530,6 +532,8 @@ class KServeTarget:
             if GCP_BACKEND_POLICY in policies:
                 policy = objects.backend_policy(GCP_BACKEND_POLICY, isvc, policies[GCP_BACKEND_POLICY])
                 self._cluster.apply(GCP_BACKEND_POLICY, policy)
+        except LockLost:
+            raise
         except TargetError as error:
             if self._record(self._route()).stable != digest:
                 raise
@@ -591,7 +595,6 @@ class KServeTarget:
                     f"the gateway at {self.url} does not route by {shares} after {limit:g} s: {why}; "
                     f"see `kubectl describe httproute -n {self._cluster.namespace} {self._service}`"
                 )
-            self._lock.check()
             self.wait(0.2)
 
     def _delete(self, name: str) -> None:
@@ -609,7 +612,6 @@ class KServeTarget:
             if time.monotonic() > deadline:
                 left = f"pods {', '.join(pods)}" if pods else "the object itself (does the KServe controller run?)"
                 raise TargetError(f"InferenceService {name} was deleted, but is not gone: {left}")
-            self._lock.check()
             self.wait(0.5)
 
 

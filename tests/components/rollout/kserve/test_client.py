@@ -8,6 +8,7 @@ import time
 import pytest
 
 from components.rollout.kserve.client import (
+    CONFIG_MAP,
     EVENT,
     HTTP_ROUTE,
     INFERENCE_SERVICE,
@@ -16,7 +17,7 @@ from components.rollout.kserve.client import (
     Cluster,
     Conflict,
 )
-from components.rollout.target import TargetError
+from components.rollout.target import LockLost, TargetError
 from tests.components.rollout.kserve.fake_api import NAMESPACE, Fault
 
 
@@ -133,6 +134,38 @@ def test_only_the_object_that_was_seen_is_deleted(place):
     assert "deletionTimestamp" not in cluster.get(LEASE, "l")["metadata"]
     cluster.delete(LEASE, second)
     assert "deletionTimestamp" in cluster.get(LEASE, "l")["metadata"]
+
+
+def test_every_try_of_a_write_asks_whether_it_may(place):
+    cluster, asked = place.cluster(), []
+
+    def until_the_third():
+        asked.append(len(place.api.requests))
+        if len(asked) == 3:
+            raise LockLost("the lock was lost")
+
+    cluster.guard = until_the_third
+    place.api.faults.append(Fault(lambda method, path: "configmaps" in path, 503, times=1000))
+    with pytest.raises(LockLost, match=r"^the lock was lost$"):
+        cluster.apply(CONFIG_MAP, {"metadata": {"name": "c", "namespace": NAMESPACE}})
+    assert asked == [0, 1, 2] and len(place.api.requests) == 2
+
+
+def test_neither_a_look_nor_the_lock_itself_asks(place):
+    cluster = place.cluster()
+
+    def never():
+        raise LockLost("asked")
+
+    cluster.guard = never
+    cluster.apply(LEASE, lease())
+    assert cluster.get(LEASE, "l") and cluster.list(HTTP_ROUTE) == []
+    for write in (
+        lambda: cluster.create(EVENT, {"metadata": {"name": "e", "namespace": NAMESPACE}}),
+        lambda: cluster.delete(INFERENCE_SERVICE, {"metadata": {"name": "i", "uid": "u"}}),
+    ):
+        with pytest.raises(LockLost):
+            write()
 
 
 def test_a_list_is_of_the_labels_that_were_asked_for(place):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
 from components.rollout.kserve import janitor
-from components.rollout.kserve.lease import Lock
+from components.rollout.kserve.lease import _SURE_SECONDS, Lock
 from components.rollout.kserve.publish import publish
 from components.rollout.kserve.target import recorded_config
 from components.rollout.target import LockLost, RolloutFailed, TargetError
@@ -115,6 +116,27 @@ def test_a_renewal_that_somebody_has_overtaken_is_none(place):
     with pytest.raises(LockLost):
         lock.check()
     lock.release()
+
+
+@pytest.mark.parametrize(
+    ("method", "act"),
+    [("DELETE", lambda target, two: target.remove(two[0])), ("PATCH", lambda target, two: target.apply(*two))],
+    ids=["delete", "apply"],
+)
+def test_a_change_that_is_tried_again_asks_again_for_the_lock(place, releases, method, act):
+    """Another rollout may have made live, by then, what this one wanted to delete."""
+    _, two = releases
+    target = place.target()
+    with target.hold():
+        if method == "DELETE":
+            target.apply(*two)
+        meant = Fault(lambda how, path: how == method and "inferenceservices" in path, 503, times=1000)
+        place.api.faults.append(meant)
+        almost = _SURE_SECONDS - 0.5
+        target._lock._renewed = (time.monotonic() - almost, time.time() - almost)
+        with pytest.raises(LockLost, match="could not be renewed"):
+            act(target, two)
+    assert 0 < 1000 - meant.times < 8
 
 
 def test_a_damaged_file_replaces_no_good_one(place, releases):

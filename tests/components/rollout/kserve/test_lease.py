@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from components.rollout.kserve import lease
+from components.rollout.kserve import client, lease
 from components.rollout.kserve.lease import Lock, holder_of, is_held
 from components.rollout.target import LockLost, RolloutBusy, TargetError
 from tests.components.rollout.kserve.fake_api import Fault
@@ -81,6 +81,10 @@ def test_a_holder_that_does_not_renew_loses_it(place, lock):
     held = taken_by_another(place)
     assert is_held(held, time.time() + lease.SECONDS - 2)
     assert not is_held(held, time.time() + lease.SECONDS + 2)
+
+
+def test_a_change_that_was_just_allowed_has_ended_before_another_may_take_it():
+    assert lease.SECONDS - lease._SURE_SECONDS >= client._CONNECT_SECONDS + client._REQUEST_SECONDS
 
 
 def wait_for_loss(lock):
