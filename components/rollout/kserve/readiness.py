@@ -132,12 +132,12 @@ def _with_warning(words: str, seen: Seen) -> str:
 
 
 def _waiting_since(seen: Seen) -> float:
-    """Since when it might be ready: it was made, a pod was made, or a pod that was ready no longer is."""
-    moments = [_part(one, "metadata").get("creationTimestamp") for one in (seen.isvc, *_living(seen.pods))]
-    for pod in _living(seen.pods):
-        ready = _condition(pod, "Ready")
-        if ready.get("status") == "False":
-            moments.append(ready.get("lastTransitionTime"))
+    """Since when it might be ready: it was made, or its pods, which had been ready, no longer are.
+
+    New pods alone give it no more time: one that is evicted and made again for ever would never be late.
+    """
+    changed = _condition(seen.deployment or {}, "Available").get("lastTransitionTime")
+    moments = (_part(seen.isvc, "metadata").get("creationTimestamp"), changed)
     return max((_seconds(moment) for moment in moments if moment), default=0.0)
 
 

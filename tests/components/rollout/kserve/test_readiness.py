@@ -39,7 +39,10 @@ def good() -> Seen:
             "replicas": 1,
             "updatedReplicas": 1,
             "availableReplicas": 1,
-            "conditions": [condition("Progressing", "True", reason="NewReplicaSetAvailable")],
+            "conditions": [
+                condition("Progressing", "True", reason="NewReplicaSetAvailable"),
+                condition("Available", "True", lastTransitionTime=CREATED),
+            ],
         },
     }
     pod = {
@@ -63,7 +66,8 @@ def good() -> Seen:
 def starting(**container) -> Seen:
     """The same before it was ever ready; `container` is what its server's status says besides."""
     seen = copy.deepcopy(good())
-    seen.deployment["status"] |= {"availableReplicas": 0, "conditions": [condition("Progressing", "True")]}
+    never = condition("Available", "False", reason="MinimumReplicasUnavailable", lastTransitionTime=CREATED)
+    seen.deployment["status"] |= {"availableReplicas": 0, "conditions": [condition("Progressing", "True"), never]}
     seen.isvc["status"]["conditions"] = []
     status = seen.pods[0]["status"]
     status["conditions"] = [condition("Ready", "False", lastTransitionTime=CREATED)]
@@ -290,13 +294,25 @@ def test_restarts_of_the_past_do_not_make_a_server_fail():
 
 
 def test_a_server_that_was_ready_gets_the_time_to_come_back():
-    seen = good()
+    seen, then = good(), "2026-01-11T00:00:00Z"
     seen.deployment["status"]["availableReplicas"] = 0
-    seen.pods[0]["status"]["conditions"] = [condition("Ready", "False", lastTransitionTime="2026-01-11T00:00:00Z")]
+    seen.deployment["status"]["conditions"][1] = condition("Available", "False", lastTransitionTime=then)
+    seen.pods[0]["status"]["conditions"] = [condition("Ready", "False", lastTransitionTime=then)]
     seen.pods[0]["status"]["containerStatuses"][0] |= {"ready": False, "restartCount": 3}
     ten_days_later = NOW + 10 * 86400
     assert judged(seen, now=ten_days_later - 30).state == "starting"
     assert judged(seen, now=ten_days_later + 3600).state == "failed"
+
+
+def test_a_pod_that_is_made_again_for_ever_is_late_all_the_same():
+    """Each lives for less than the deadline: its node is drained, or it is evicted."""
+    seen = starting(state={"running": {}})
+    made = "2026-01-01T00:10:00Z"
+    seen.pods[0]["metadata"]["creationTimestamp"] = made
+    seen.pods[0]["status"]["conditions"] = [condition("Ready", "False", lastTransitionTime=made)]
+    assert judged(seen, now=NOW + 30).state == "starting"
+    found = judged(seen, now=NOW + 9 * 60 + 30)  # half a minute after this one was made
+    assert found.state == "failed" and found.reason.startswith("not ready within 120 s: 0 of 1 pods are ready")
 
 
 def test_an_evicted_pod_that_was_replaced_does_not_count():
