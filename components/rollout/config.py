@@ -13,6 +13,10 @@ from serving.release import ServingForm
 PRESTOP_SECONDS = 5
 """How long a pod that ends still serves, so that every gateway has noticed."""
 
+_START_SECONDS = {"vllm": 1800}
+_OTHER_START_SECONDS = 600
+"""By engine: the startup probe of its ServingRuntime (manifests/) ends a server that does not answer by then."""
+
 _LONGEST_SERVICE = 37
 """KServe 0.20 labels pods isvc.<service>-<10 digits>-predictor, and a label value has 63 characters at most."""
 
@@ -129,7 +133,10 @@ class RolloutConfig(StepConfig):
     """A candidate that has not answered min_requests by then is rolled back."""
 
     ready_seconds: float = Field(default=120, gt=0)
-    """A candidate that is not ready by then is removed."""
+    """A candidate that is not ready by then is removed; on a cluster that counts from when it is made.
+
+    At most what the startup probe of the engine's ServingRuntime gives a server, unless kserve.runtime names another.
+    """
 
     answer_seconds: float = Field(default=120, gt=0)
     """The longest that one golden answer may take."""
@@ -161,6 +168,13 @@ class RolloutConfig(StepConfig):
             raise ValueError(f"engine vllm needs a GPU; set {needed}, or choose another engine")
         if self.target == "kserve" and len(self.service) > _LONGEST_SERVICE:
             raise ValueError(f"service {self.service!r} is longer than the {_LONGEST_SERVICE} characters that fit")
+        longest = _START_SECONDS.get(self.serving.engine, _OTHER_START_SECONDS)
+        if self.target == "kserve" and not self.kserve.runtime and self.ready_seconds > longest:
+            raise ValueError(
+                f"ready_seconds {self.ready_seconds:g} is above the {longest} s that the ServingRuntime of engine "
+                f"{self.serving.engine} gives a server to start; set at most that, or in kserve.runtime a "
+                "ServingRuntime whose startupProbe waits longer"
+            )
         needed = self.drain_seconds + PRESTOP_SECONDS
         if self.target == "kserve" and self.kserve.grace_seconds <= needed:
             raise ValueError(

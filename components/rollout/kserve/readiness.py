@@ -17,6 +17,7 @@ from components.rollout.target import Instance, Origin
 
 _NO_IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _NO_CONTAINER = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_LATE = "ProgressDeadlineExceeded"
 _HARMLESS = frozenset({"ContainerCreating", "PodInitializing", ""})
 _RESTARTS = 2
 """A server that ended so often before it was ever ready will not be ready."""
@@ -79,7 +80,10 @@ def _missing(seen: Seen) -> str:
         return f"its pods cannot be made: {refused}" if refused else _with_warning(f"0 of {wanted} pods are made", seen)
     if any(count < wanted or (count > wanted and not scaled) for count in counts.values()):
         waits = next((words for pod in seen.pods if (words := _pod_waits(pod))), "")
-        has = f"{min(counts['updatedReplicas'], counts['availableReplicas'])} of {wanted} pods are ready"
+        # Kubernetes' own deadline is 600 s whatever is loaded, and ends nothing: the pods go on starting
+        late = _condition(seen.deployment, "Progressing").get("reason") == _LATE
+        ready = min(counts["updatedReplicas"], counts["availableReplicas"])
+        has = f"{ready} of {wanted} pods are ready{f' ({_LATE})' if late else ''}"
         return f"{has}: {waits}" if waits else _with_warning(has, seen)
     predictor = _condition(seen.isvc, "PredictorReady")
     if predictor.get("status") != "True" or predictor.get("reason") == "MinimumReplicasAvailable":
@@ -217,10 +221,6 @@ def _deployment_failure(seen: Seen) -> str:
     # A webhook that cannot be asked is back in a moment; one that says no is not.
     if refused.get("status") == "True" and not _living(seen.pods) and "failed calling webhook" not in refusal:
         return f"its pods are refused ({refused.get('reason')}): {refusal}"
-    progress = _condition(seen.deployment, "Progressing")
-    if progress.get("status") == "False" and progress.get("reason") == "ProgressDeadlineExceeded":
-        waits = next((words for pod in seen.pods if (words := _pod_waits(pod))), progress.get("message", ""))
-        return f"ProgressDeadlineExceeded: {waits}"
     return ""
 
 

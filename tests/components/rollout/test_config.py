@@ -1,6 +1,9 @@
 """What the rollout's settings refuse, in words, before anything is spent."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from components.rollout.config import KServeConfig, RolloutConfig
@@ -25,6 +28,29 @@ def test_a_setting_of_the_other_target_is_not_ignored():
 def test_a_pod_must_have_time_to_drain():
     with pytest.raises(ValidationError, match=r"kserve\.grace_seconds 60 must be above"):
         RolloutConfig(target="kserve", drain_seconds=60, kserve=KServeConfig(grace_seconds=60))
+
+
+VLLM = {"serving": {"engine": "vllm", "precision": "bf16"}, "kserve": {"gpus": 1}}
+
+
+@pytest.mark.parametrize(
+    ("engine", "runtime"),
+    [({}, "manifests/base/serving-runtime.yaml"), (VLLM, "manifests/components/gke-vllm/serving-runtime.yaml")],
+    ids=["openvino", "vllm"],
+)
+def test_no_server_is_waited_for_longer_than_its_runtime_lets_it_start(engine, runtime):
+    documents = yaml.safe_load_all((Path(__file__).parents[3] / runtime).read_text())
+    (spec,) = (one["spec"] for one in documents if one["kind"] == "ServingRuntime")
+    probes = [one["startupProbe"] for one in spec["containers"]]
+    longest = min(one["periodSeconds"] * one["failureThreshold"] for one in probes)
+    assert RolloutConfig(target="kserve", ready_seconds=longest, **engine)
+    with pytest.raises(ValidationError, match=rf"ready_seconds {longest + 1} is above the {longest} s that"):
+        RolloutConfig(target="kserve", ready_seconds=longest + 1, **engine)
+
+
+def test_a_runtime_of_ones_own_may_let_a_server_start_for_longer():
+    assert RolloutConfig(target="kserve", ready_seconds=9000, kserve=KServeConfig(runtime="slow"))
+    assert RolloutConfig(ready_seconds=9000)
 
 
 def test_a_name_must_fit_into_kserves_labels():

@@ -228,13 +228,17 @@ def test_a_webhook_that_cannot_be_asked_may_come_back():
     assert "connection refused" in found.reason
 
 
-def test_progress_that_took_too_long_has_failed_with_what_it_waited_for():
+def test_kubernetes_own_deadline_is_told_and_ends_nothing():
+    """It is 600 s for every Deployment of KServe's; large weights take longer."""
     seen = starting(state={"waiting": {"reason": "PodInitializing"}})
     seen.deployment["status"]["conditions"] = [
         condition("Progressing", "False", reason="ProgressDeadlineExceeded", message="timed out")
     ]
-    found = judged(seen)
-    assert found.state == "failed" and "ProgressDeadlineExceeded" in found.reason
+    waits = "0 of 1 pods are ready (ProgressDeadlineExceeded): pod p loads the release, or does not answer /health"
+    found = judged(seen, now=NOW + 600, ready_seconds=1500)
+    assert (found.state, found.reason) == ("starting", waits)
+    found = judged(seen, now=NOW + 1500, ready_seconds=1500)
+    assert (found.state, found.reason) == ("failed", f"not ready within 1500 s: {waits}")
 
 
 def model_status(transition, **info):
