@@ -90,8 +90,8 @@ def finish(store: Store, *, asked: RolloutConfig | None = None, commands: Comman
     config = configuration(store, asked)
     seen = open_target(store, config, commands=commands).observe()
     one = seen.candidate or seen.stable
-    # a live release without traffic: one that strategy "replace" had stopped, or was starting again
-    left = seen.candidate or seen.retired or (seen.stable and not seen.routed)
+    # a live release without traffic or servers: one that was stopped, or was being made anew
+    left = seen.candidate or seen.retired or (seen.stable and not (seen.routed and seen.stable.exists))
     if one is None or not left:
         return None
     return _bring(store, config, one.digest, seen.live, one.origin, commands, returning=one is seen.stable)

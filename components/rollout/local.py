@@ -264,7 +264,7 @@ class LocalTarget:
         details = {"pid": server.pid if server else None, "log": server.log if server else None}
         origin = Origin(**state.origins.get(digest, {}))
         found, reason = self._state_of(state, digest)
-        return Instance(digest, found, self._address(state, digest), reason, origin, details)
+        return Instance(digest, found, self._address(state, digest), reason, origin, details, exists=server is not None)
 
     def _state_of(self, state: State, digest: str) -> tuple[Literal["starting", "ready", "failed", "stopped"], str]:
         """State and reason of an Instance."""

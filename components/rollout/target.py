@@ -72,6 +72,9 @@ class Instance:
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What a reader of the status wants to know of its servers (process and log, pods and restarts)."""
 
+    exists: bool = True
+    """False when nothing of it is there: it was never made, or somebody has taken it away."""
+
 
 @dataclass(frozen=True)
 class Observation:

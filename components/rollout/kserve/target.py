@@ -302,8 +302,9 @@ class KServeTarget:
                 return replace(found, state="ready")  # by fewer or older pods, but it answers: nobody takes it down
             return found
         if record.stopped == digest:
-            return Instance(digest, "stopped", url, "its servers were ended to make room")
-        return Instance(digest, "failed", url, f"InferenceService {name} does not exist: it was deleted, or never made")
+            return Instance(digest, "stopped", url, "its servers were ended to make room", exists=False)
+        why = f"InferenceService {name} does not exist: it was deleted, or never made"
+        return Instance(digest, "failed", url, why, exists=False)
 
     def _routed(self, route: Object | None, record: Record, digests: Iterable[str]) -> dict[str, int]:
         """Release digest -> weight. A backend that is none of ours stands by its Service's name."""

@@ -71,6 +71,28 @@ def test_the_janitor_ends_an_outage_of_strategy_replace(place, store, releases, 
     settled_on(place, one[0])
 
 
+def test_the_janitor_makes_a_live_release_again_that_nothing_is_left_of(place, store, releases):
+    """Its rollout died between the deletion of its failed servers and their making; the route leads there still."""
+    one, _ = releases
+    place.world._end(f"chat-{one[0][7:17]}")
+    assert place.target().observe().routed == {one[0]: 100}
+    (told,) = janitor.run(store, "serving")
+    assert told["did"] == "finished", told
+    settled_on(place, one[0])
+
+
+def test_the_janitor_leaves_a_live_release_alone_whose_pods_fail(place, store, releases):
+    """The cluster goes on trying; to make it anew could only take what is left of it."""
+    one, _ = releases
+    backend = f"chat-{one[0][7:17]}-predictor"
+    pod = place.api.one("pods", f"{backend}-x")
+    place.api.put("pods", pod, _pod_status("crash"))
+    place.api.drop("endpointslices", f"{backend}-s")
+    assert place.target().observe().stable.state == "failed"
+    (told,) = janitor.run(store, "serving")
+    assert told["why"] == "nothing was left"
+
+
 def test_one_unreadable_service_holds_up_no_other(place, store, releases):
     _, two = releases
     target = place.target()
