@@ -426,10 +426,15 @@ class KServeTarget:
             name = name_of(self._service, digest)
             if name not in seen or not readiness.ready_endpoints(seen[name].slices):
                 raise TargetError(f"{digest} has no server that is ready; the gateway would answer its share with 503")
-        before = self._routed(self._route(), Record(), ())
-        for digest in wanted.keys() - before.keys():
+        route = self._route()
+        record = self._record(route)
+        before = self._routed(route, record, ())
+        coming = wanted.keys() - before.keys()
+        for digest in coming - {record.stable}:
             self._stand_beside(digest, seen[name_of(self._service, digest)].isvc)
         self._change(lambda record: record, wanted)
+        for digest in coming & {record.stable}:  # what is live has its traffic back first: a rollback waits for nothing
+            self._stand_beside(digest, seen[name_of(self._service, digest)].isvc)
         self._await_in_force(wanted, before)
 
     def promote(self, digest: str) -> None:

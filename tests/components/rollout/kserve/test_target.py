@@ -578,6 +578,20 @@ def test_a_candidate_without_its_policies_gets_no_request(place, served, one, tw
     assert served.observe().routed == {one[0]: 100}
 
 
+@pytest.mark.parametrize("share", [50, 100])
+def test_a_rollback_does_not_wait_for_policies(place, served, one, two, share):
+    """A webhook before them is down, and each of them is tried again until its deadline."""
+    treats_backends(place, HealthCheckPolicy=HEALTH)
+    served.apply(*two)
+    served.route({one[0]: 100 - share, two[0]: share})
+    place.api.faults.append(Fault(lambda method, path: "healthcheckpolicies" in path, 503, times=1000))
+    place.api.requests.clear()
+    served.route({one[0]: 100})
+    written = [path.split("/")[-2] for method, path in asked(place) if method == "PATCH"]
+    assert written[0] == "httproutes" and set(written[1:]) == (set() if share == 50 else {"healthcheckpolicies"})
+    assert served.observe().routed == {one[0]: 100}
+
+
 def test_the_stable_release_comes_back_without_its_policies_rather_than_not_at_all(place, served, one, capsys):
     treats_backends(place, HealthCheckPolicy=HEALTH)
     served.route({})
