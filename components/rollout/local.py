@@ -211,11 +211,11 @@ class LocalTarget:
             noted=state.noted,
         )
 
-    def traffic(self) -> Mapping[str, Traffic]:
+    def traffic(self) -> Mapping[str, Mapping[str, Traffic]]:
         """See Target.traffic."""
         state = self.state()
-        running = [digest for digest, server in state.servers.items() if process_id(server)]
-        return {digest: self._count(self._address(state, digest)) for digest in running}
+        running = {digest: self._address(state, digest) for digest, one in state.servers.items() if process_id(one)}
+        return {digest: {url: self._count(url)} for digest, url in running.items()}
 
     def _count(self, url: str) -> Traffic:
         try:

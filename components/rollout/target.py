@@ -109,7 +109,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What the servers of one release have answered since they started; see traffic.count."""
+    """What servers have answered since they started; see traffic.count."""
 
     requests: int = 0
     errors: int = 0
@@ -139,8 +139,8 @@ class Target(Protocol):
         """What is there now."""
         ...
 
-    def traffic(self) -> Mapping[str, Traffic]:
-        """Release digest -> what all its servers have answered; releases without a server are left out.
+    def traffic(self) -> Mapping[str, Mapping[str, Traffic]]:
+        """Release digest -> each server, by a name that it keeps -> its count; releases without one are left out.
 
         Raises TargetError when a server that is there cannot be read: half a count is none.
         """

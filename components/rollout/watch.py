@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from components.rollout.decide import Limits, StageObservation, decide
 from components.rollout.target import CheckFailed, Instance, LockLost, Observation, Target, TargetError, Traffic
+from components.rollout.traffic import total
+
+Counts = dict[str, Mapping[str, Traffic]]
+"""See Target.traffic."""
 
 PATIENCE = 5
 """Times in a row that a place may fail to be read before that is its answer."""
@@ -45,10 +49,11 @@ class Watch:
     goes_on: Callable[[Observation], bool]
     """Whether what is seen is still this stage."""
 
-    _first: dict[str, Traffic] = field(default_factory=dict[str, Traffic], init=False)
+    _first: Counts = field(default_factory=dict[str, Mapping[str, Traffic]], init=False)
     """What had been counted when the stage began."""
 
-    _last: Traffic = field(default=Traffic(), init=False)
+    _last: Counts = field(default_factory=dict[str, Mapping[str, Traffic]], init=False)
+    """What was counted last at each server; one that is gone since keeps its count."""
 
     def until_decided(self) -> str | None:
         """The counts by which the stage is passed; None when it was interrupted, and what is next must be seen anew.
@@ -57,10 +62,9 @@ class Watch:
         """
         began, turn = self.clock(), 0
         while True:
-            read = self._read()
-            if read is None:
+            if not self._read():
                 return None
-            decision = decide(self._since_it_began(read, self.clock() - began), self.limits)
+            decision = decide(self._since_it_began(self.clock() - began), self.limits)
             if decision.verdict == "roll back":
                 raise CheckFailed(decision.reason)
             if decision.verdict == "advance":
@@ -69,16 +73,16 @@ class Watch:
             turn += 1
             self.target.wait(_BETWEEN_REPLAYS_SECONDS)
 
-    def _read(self) -> dict[str, Traffic] | None:
-        """What is counted now; None when this is not the stage any more.
+    def _read(self) -> bool:
+        """Count; False when this is not the stage any more.
 
-        Raises CheckFailed when the place cannot be read several times in a row, or the candidate's count went back.
+        Raises CheckFailed when the place cannot be read several times in a row, or a candidate's server went back.
         """
-        attempt, counted = 1, dict[str, Traffic]()
+        attempt, counted = 1, Counts()
         while self.candidate.digest not in counted:
             try:
                 if not self.goes_on(self.target.observe()):
-                    return None
+                    return False
                 counted = dict(self.target.traffic())
                 if self.candidate.digest not in counted:
                     raise TargetError("no server of it is there to be counted")
@@ -89,20 +93,28 @@ class Watch:
                     raise CheckFailed(f"its requests cannot be counted: {error}") from error
                 attempt += 1
                 self.target.wait(1)
-        now = counted[self.candidate.digest]
-        if now.requests < self._last.requests or now.errors < self._last.errors:
-            went_back = f"it has counted {now.requests} requests after {self._last.requests}"
-            raise CheckFailed(f"its server restarted: {went_back}")
-        self._last = now
+        last = self._last.get(self.candidate.digest, {})
+        for server, now in counted[self.candidate.digest].items():
+            if _restarted(last.get(server, Traffic()), now):
+                went_back = f"it has counted {now.requests} requests after {last[server].requests}"
+                raise CheckFailed(f"its server restarted: {went_back}")
         self._first = self._first or counted
-        return counted
+        self._last |= {digest: {**self._last.get(digest, {}), **servers} for digest, servers in counted.items()}
+        return True
 
-    def _since_it_began(self, counted: dict[str, Traffic], seconds: float) -> StageObservation:
+    def _since_it_began(self, seconds: float) -> StageObservation:
         def more(digest: str | None) -> Traffic:
-            first, now = (some.get(digest or "", Traffic()) for some in (self._first, counted))
-            # The stable release may restart: then what it has counted since is all that is known.
-            restarted = now.requests < first.requests or now.errors < first.errors
-            return now if restarted else Traffic(now.requests - first.requests, now.errors - first.errors)
+            first, last = (some.get(digest or "", {}) for some in (self._first, self._last))
+            return total(_since(first.get(server, Traffic()), now) for server, now in last.items())
 
         own, other = more(self.candidate.digest), more(self.stable)
         return StageObservation(own.requests, own.errors, other.requests, other.errors, seconds)
+
+
+def _restarted(before: Traffic, now: Traffic) -> bool:
+    return now.requests < before.requests or now.errors < before.errors
+
+
+def _since(first: Traffic, now: Traffic) -> Traffic:
+    """What a server has counted more; of one of the stable release that restarted, all since then is what is known."""
+    return now if _restarted(first, now) else Traffic(now.requests - first.requests, now.errors - first.errors)

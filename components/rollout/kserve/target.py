@@ -190,13 +190,13 @@ class KServeTarget:
         """See Target.history."""
         return [dict(vars(entry)) for entry in self._record(self._route()).history]
 
-    def traffic(self) -> Mapping[str, Traffic]:
+    def traffic(self) -> Mapping[str, Mapping[str, Traffic]]:
         """See Target.traffic."""
-        counted: dict[str, Traffic] = {}
+        counted: dict[str, dict[str, Traffic]] = {}
         for one in self._seen(with_events=False).values():
-            serving = [pod for pod in one.pods if _serves(pod)]
+            serving = [str(pod["metadata"]["name"]) for pod in one.pods if _serves(pod)]
             if serving:
-                counted[_digest(one.isvc)] = traffic.total(self._count(pod["metadata"]["name"]) for pod in serving)
+                counted[_digest(one.isvc)] = {pod: self._count(pod) for pod in serving}
         return counted
 
     def http(self, url: str, seconds: float) -> httpx.Client:

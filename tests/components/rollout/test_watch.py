@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.rollout.target import CheckFailed, TargetError
+from components.rollout.target import CheckFailed, TargetError, Traffic
 from components.rollout.watch import PATIENCE, Watch
 from tests.components.rollout.world import LIMITS, Answers, World
 
@@ -50,6 +50,41 @@ def test_a_stable_release_that_restarts_is_counted_from_there():
     world.counted["old", "requests"] = 900
     world.on_wait = lambda world: world.counted.update({("old", "requests"): 7 - world.counted["old", "requests"]})
     assert watch(world).until_decided().endswith("of 7")
+
+
+def counting(world, *readings):
+    """The servers of `new` count so, reading by reading; the last one stays."""
+    turns = iter(readings)
+    now = {}
+
+    def traffic():
+        now.update(new=next(turns, now.get("new")))
+        return {"new": {server: Traffic(*count) for server, count in now["new"].items()}}
+
+    world.traffic = traffic
+
+
+def test_a_server_that_is_gone_keeps_what_it_had_counted():
+    """An autoscaler takes a pod away, or a node is drained: nothing has restarted."""
+    world = sharing()
+    counting(world, {"a": (10, 0), "b": (50, 0)}, {"a": (11, 0), "b": (52, 0)}, {"a": (12, 0)})
+    assert watch(world).until_decided() == "0 of 4 requests failed"
+    counting(world, {"a": (10, 0), "b": (50, 0)}, {"a": (10, 0), "b": (51, 1)}, {"a": (10, 0)})
+    with pytest.raises(CheckFailed, match="1 of 1 requests failed"):
+        watch(world).until_decided()
+
+
+def test_a_server_that_restarts_is_seen_beside_busier_ones():
+    world = sharing()
+    counting(world, {"a": (10, 0), "b": (50, 0)}, {"a": (500, 0), "b": (3, 0)})
+    with pytest.raises(CheckFailed, match="its server restarted: it has counted 3 requests after 50"):
+        watch(world).until_decided()
+
+
+def test_a_server_that_comes_meanwhile_is_counted_from_its_start():
+    world = sharing()
+    counting(world, {"a": (10, 0)}, {"a": (10, 0), "b": (4, 0)})
+    assert watch(world).until_decided() == "0 of 4 requests failed"
 
 
 @pytest.mark.parametrize("times", range(1, PATIENCE + 2))

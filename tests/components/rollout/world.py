@@ -94,7 +94,7 @@ class World:
             if state == "ready" and self.behaviour.get(digest) == "hidden":
                 raise TargetError(f"{digest} does not show its metrics")
         ready = [digest for digest, state in self.instances.items() if state == "ready"]
-        return {one: Traffic(self.counted[one, "requests"], self.counted[one, "errors"]) for one in ready}
+        return {one: {f"{one}-1": Traffic(self.counted[one, "requests"], self.counted[one, "errors"])} for one in ready}
 
     def wait(self, seconds):
         """Time passes, and one request comes for every half of the traffic."""

@@ -363,7 +363,8 @@ def test_a_state_may_be_noted_before_anything_is_there(place, target):
 def test_requests_are_counted_at_every_server(place, served, one, two):
     served.apply(*two)
     place.world.counts = {one[0][7:17]: (90, 1), two[0][7:17]: (10, 2)}
-    assert served.traffic() == {one[0]: Traffic(91, 1), two[0]: Traffic(12, 2)}
+    pods = {digest: f"{name(digest)}-predictor-x" for digest in (one[0], two[0])}
+    assert served.traffic() == {one[0]: {pods[one[0]]: Traffic(91, 1)}, two[0]: {pods[two[0]]: Traffic(12, 2)}}
 
 
 def test_half_a_count_is_none(place, served, one):
