@@ -481,8 +481,12 @@ class Rollout:
             return f"{stable.digest} is live, but does not serve"
         try:
             replace(self, digest=stable.digest, expected=stable.digest)._work()
+        except LockLost:
+            raise
         except RolloutFailed as error:
             return str(error)
+        except (TargetError, OSError) as error:  # what the candidate failed by is told all the same
+            return f"{stable.digest} was not seen to serve again: {error}; {self._live_words()}"
         return f"{stable.digest} is live"
 
     def _live_words(self) -> str:

@@ -242,6 +242,19 @@ def test_an_old_release_that_cannot_be_stopped_serves_on():
     assert settled(world, "old")
 
 
+def test_a_place_that_fails_while_the_old_one_is_started_again_does_not_hide_why_the_new_one_failed():
+    class Away(World):
+        def remove(self, digest):
+            super().remove(digest)
+            self.unreadable = machine.PATIENCE
+
+    world = Away(stable="old", instances={"old": "ready"}, routed={"old": 100}, behaviour={"new": "wrong"})
+    world.strategy = "replace"
+    words = r"^new did not go live: token 3 differs\. old was not seen to serve again: no route to host; old is live\.$"
+    with pytest.raises(RolloutFailed, match=words):
+        world.roll("new", "old")
+
+
 def test_an_outage_that_a_killed_rollout_began_is_measured_from_when_it_is_seen():
     world = World(stable="old", instances={"old": "stopped"}, strategy="replace")
     outcome = world.roll("new", "old")
