@@ -105,6 +105,8 @@ def test_what_others_need_comes_first(platform: Platform) -> None:
         ("gateway-api", "kserve"),
         ("kueue", "slipway"),  # the queues are of its kinds
         ("keda", "slipway"),
+        ("cert-manager", "monitoring"),  # its objects stand in their namespaces
+        ("kubeflow-pipelines", "monitoring"),
     ]:
         assert order.index(first) < order.index(then), (first, then)
 

@@ -14,7 +14,8 @@ from manifests.installer import pins, rendering
 from manifests.installer.errors import PlatformError
 from manifests.installer.rendering import MANIFESTS
 from pipelines import platform_parts
-from pipelines.platform_parts import Environment, Platform
+from pipelines.platform_parts import ON_GKE, Environment, Platform
+from tests.monitoring import rules as monitoring_rules
 from tests.platform import rules
 from tests.platform.conftest import BROUGHT, Object, Rendered, example, pick
 
@@ -171,6 +172,34 @@ def test_no_image_is_of_a_moving_tag_or_a_staging_registry(
     for image in pins.references(rendered(name, environment)):
         assert re.search(r":v?\d+\.\d+", image), image
         assert "staging" not in image, image
+
+
+@pytest.mark.parametrize("environment", ON_GKE)
+def test_all_that_is_collected_is_applied(platform: Platform, rendered: Rendered, environment: Environment) -> None:
+    """An alert whose metrics nobody collects is silent for ever."""
+
+    def known(one: Object) -> tuple[str, str, str]:
+        return one["kind"], one["metadata"].get("namespace", ""), one["metadata"]["name"]
+
+    written = {known(one) for one in monitoring_rules.objects() if not one["apiVersion"].startswith("kustomize")}
+    parts = [part.name for part in platform.of(environment) if part.kustomization]
+    applied = {known(one) for name in parts for one in rendered(name, environment)}
+
+    assert {kind for kind, _, _ in written} == {"PodMonitoring", "NetworkPolicy", "Rules", "ClusterRules"}
+    assert written - applied == set()
+
+
+@pytest.mark.parametrize(("name", "part"), [("ml-pipeline", "kubeflow-pipelines"), ("cert-manager", "cert-manager")])
+def test_what_is_collected_of_others_is_there(rendered: Rendered, name: str, part: str) -> None:
+    monitored = pick(rendered("monitoring", "prod"), "PodMonitoring", name)
+    (endpoint,) = monitored["spec"]["endpoints"]
+    pods = [one for one in rendered(part, "prod") if one["kind"] == "Deployment"]
+    labels = monitored["spec"]["selector"]["matchLabels"].items()
+    (found,) = [one for one in pods if labels <= one["spec"]["template"]["metadata"]["labels"].items()]
+    (container,) = found["spec"]["template"]["spec"]["containers"]
+
+    assert found["metadata"]["namespace"] == monitored["metadata"]["namespace"]
+    assert endpoint["port"] in {value for port in container["ports"] for value in (port["name"], port["containerPort"])}
 
 
 # ------------------------------------------------------------------------------------------- digests
