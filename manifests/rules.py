@@ -299,6 +299,11 @@ def _backends(where: str, objects: list[Object]) -> Iterator[str]:
         yield f"{where}: no Cloud Armor policy limits the rate of requests"
     if not isinstance(policy.get("iap", {}).get("enabled"), bool):
         yield f"{where}: nothing says whether Identity-Aware Proxy stands before it"
+    elif policy["iap"]["enabled"]:
+        if not policy["iap"].get("clientID"):
+            yield f"{where}: Identity-Aware Proxy has no OAuth client (edge.iap_client_id), so that it is not in force"
+        if not policy["iap"].get("oauth2ClientSecret", {}).get("name"):
+            yield f"{where}: Identity-Aware Proxy names no Secret of its OAuth client, so that it is not in force"
 
 
 def other_doors(objects: list[Object]) -> Iterator[str]:

@@ -23,7 +23,11 @@ PROJECT = "my-project"
 
 EVERYTHING: dict[str, Any] = {
     "vertex": True,
-    "edge": {"hostname": "chat.example.com", "users": {"team": "group:team@example.com"}},
+    "edge": {
+        "hostname": "chat.example.com",
+        "users": {"team": "group:team@example.com"},
+        "iap_client_id": "123456789012-abc.apps.googleusercontent.com",
+    },
     "github": {"repository_id": "123456789", "owner_id": "987654", "state_bucket": f"{PROJECT}-terraform"},
     "monitoring": {
         "emails": ["oncall@example.com"],

@@ -143,6 +143,7 @@ def test_the_public_door_without_an_edge_is_refused(tmp_path: Path, renderings: 
 
     assert any("no certificate map" in line for line in found)
     assert any("no Cloud Armor policy" in line for line in found)
+    assert any("no OAuth client" in line for line in found)
 
 
 # ------------------------------------------------------------------------------------------- the door
@@ -195,7 +196,8 @@ def test_the_policies_of_a_release_are_whole(
     backend = specs["GCPBackendPolicy"]["default"]
     if name == "overlays/gke-prod":
         assert backend["securityPolicy"] == EXAMPLE["PLATFORM_EDGE_SECURITY_POLICY"]
-        assert backend["iap"]["enabled"] is (iap == "true")
+        client = {"clientID": EXAMPLE["PLATFORM_EDGE_IAP_CLIENT"], "oauth2ClientSecret": {"name": "slipway-iap"}}
+        assert backend["iap"] == {"enabled": iap == "true", **client}
     else:
         assert "securityPolicy" not in backend and "iap" not in backend
     probe = specs["HealthCheckPolicy"]["default"]["config"]["httpHealthCheck"]

@@ -211,7 +211,17 @@ PLANTED: list[tuple[str, Change, str]] = [
     ("public_doors", lambda o: pick(o, "Gateway", "slipway")["spec"]["listeners"][0].pop("hostname"), "no host name"),
     ("public_doors", lambda o: o.remove(pick(o, "GCPGatewayPolicy", "slipway")), "versions of TLS"),
     ("public_doors", lambda o: backends(o, securityPolicy=None), "no Cloud Armor policy"),
-    ("public_doors", lambda o: backends(o, iap=None), "Identity-Aware Proxy"),
+    ("public_doors", lambda o: backends(o, iap=None), "nothing says whether Identity-Aware Proxy"),
+    (
+        "public_doors",
+        lambda o: backends(o, iap={"enabled": True, "clientID": "", "oauth2ClientSecret": {"name": "slipway-iap"}}),
+        "no OAuth client",
+    ),
+    (
+        "public_doors",
+        lambda o: backends(o, iap={"enabled": True, "clientID": "1.apps.googleusercontent.com"}),
+        "no Secret of its OAuth client",
+    ),
     ("public_doors", lambda o: o.remove(pick(o, "ConfigMap", "backend-policies")), "no ConfigMap backend-policies"),
     (
         "other_doors",

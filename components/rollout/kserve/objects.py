@@ -273,6 +273,30 @@ def backend_policy(kind: Kind, isvc: Object, spec: Object) -> Object:
     return _beside(kind, isvc, {**spec, "targetRef": target})
 
 
+def asks_for_sign_in(spec: Object | None) -> bool:
+    """Whether a GCPBackendPolicy puts Identity-Aware Proxy before a release."""
+    return _part(_part(spec or {}, "default"), "iap").get("enabled") is True
+
+
+def names_its_client(spec: Object) -> bool:
+    """Whether its proxy can sign anybody in: GKE takes no client of Google's own (gke-gateway-api, issue 57)."""
+    proxy = _part(_part(spec, "default"), "iap")
+    return bool(proxy.get("clientID") and _part(proxy, "oauth2ClientSecret").get("name"))
+
+
+def sign_in_attached(policy: Object | None) -> tuple[bool | None, str]:
+    """Whether the gateway has taken up a policy that asks for sign-in, and in words; None while it says nothing."""
+    found = policy or {}
+    if not asks_for_sign_in(_part(found, "spec")):
+        return False, "it is not there, or asks nobody to sign in"
+    conditions = cast("list[Object]", _part(found, "status").get("conditions") or [])
+    said = next((one for one in conditions if one["type"] == "Attached"), None)
+    generation = _part(found, "metadata").get("generation", 0)
+    if said is None or said.get("observedGeneration", generation) < generation:
+        return None, "the gateway has not taken it up"
+    return said["status"] == "True", f"Attached is {said['status']}: {said.get('reason')}: {said.get('message')}"
+
+
 def _beside(kind: Kind, isvc: Object, spec: Object) -> Object:
     """An object that goes when the InferenceService goes."""
     metadata = isvc["metadata"]

@@ -83,6 +83,9 @@ _UNSEEN_SECONDS = 90.0
 _IAP_HEADER = "x-goog-iap-generated-response"
 """On what Identity-Aware Proxy answers itself (https://cloud.google.com/iap/docs/query-parameters-and-headers-howto)."""
 
+_ATTACH_SECONDS = 20.0
+"""A controller that looks at a policy before a route needs it has said so by then."""
+
 _WATCH_AGAIN_SECONDS = 5.0
 _POLICIES = "backend-policies"
 """ConfigMap that says how the cluster's gateway is to treat every release: kind of a policy -> its spec as YAML."""
@@ -126,6 +129,7 @@ class KServeTarget:
         self._cluster.guard = self._lock.check
         self._watch: _Watch | None = None
         self._found_public: _Public | None = None
+        self._said_sign_in: bool | None = None
 
     # ------------------------------------------------------------------------------------------ the lock
 
@@ -169,6 +173,7 @@ class KServeTarget:
 
         others = sorted(digests.keys() - {record.stable, record.candidate})
         in_force = bool(routed) and routed.keys() <= digests.keys() and not self._not_accepted(route)
+        in_force = in_force and not self._open_to_all(routed)
         return Observation(
             stable=of(record.stable),
             candidate=of(record.candidate),
@@ -226,6 +231,55 @@ class KServeTarget:
         with suppress(httpx.HTTPError), self._at_the_door(_PROBE_SECONDS) as client:
             return _IAP_HEADER in client.get("/health").headers
         return False
+
+    def _signs_in(self) -> bool:
+        """Whether the cluster wants a sign-in before every release.
+
+        As it said last, while what it says cannot be read: a slip there opens no door, and holds up no way back.
+        """
+        try:
+            self._said_sign_in = objects.asks_for_sign_in(self._policies().get(GCP_BACKEND_POLICY))
+        except TargetError:
+            if self._said_sign_in is None:
+                raise
+        return self._said_sign_in
+
+    def _open_to_all(self, digests: Iterable[str]) -> str:
+        """Why it is not shown that the sign-in which the cluster wants stands before releases; "" when it is."""
+        if not self._signs_in():
+            return ""
+        for digest in digests:
+            taken_up, words = self._attached(digest)
+            if not taken_up:
+                return words
+        if self._asks_for_sign_in():
+            return ""
+        return (
+            f"nobody is asked to sign in, though ConfigMap {_POLICIES} wants Identity-Aware Proxy there: look whether "
+            f"its OAuth client and the Secret of it in namespace {self._cluster.namespace} are right"
+        )
+
+    def _attached(self, digest: str) -> tuple[bool | None, str]:
+        """See objects.sign_in_attached; the words name the policy."""
+        name = backend_of(name_of(self._service, digest))
+        taken_up, words = objects.sign_in_attached(self._cluster.get(GCP_BACKEND_POLICY, name))
+        return taken_up, f"{GCP_BACKEND_POLICY.name} {name}: {words}"
+
+    def _await_attached(self, digests: Iterable[str]) -> None:
+        """Wait for the policies that ask for sign-in before anybody may come. Raises TargetError for one refused.
+
+        When nothing is said of one in time, it goes on: GKE's controller works through a gateway's routes, and looks at
+        the policy of a Service that a route names. `_await_in_force` insists on it.
+        """
+        deadline = time.monotonic() + min(_ATTACH_SECONDS, self._config.kserve.route_seconds / 2)
+        for digest in digests:
+            taken_up, words = self._attached(digest)
+            while not taken_up and time.monotonic() < deadline:
+                self._lock.check()
+                self.wait(0.2)
+                taken_up, words = self._attached(digest)
+            if taken_up is False:
+                raise TargetError(f"{words}; {digest} gets no request, since nobody would be asked to sign in")
 
     def _busiest(self) -> str:
         """The Service that the route gives most."""
@@ -430,10 +484,16 @@ class KServeTarget:
         record = self._record(route)
         before = self._routed(route, record, ())
         coming = wanted.keys() - before.keys()
-        for digest in coming - {record.stable}:
+        signs_in = bool(wanted) and self._signs_in()
+        # A sign-in stands before all that get requests, or the route is not opened.
+        shut = {digest for digest in wanted if signs_in and not self._attached(digest)[0]}
+        first = shut | (coming - {record.stable})
+        for digest in first:
             self._stand_beside(digest, seen[name_of(self._service, digest)].isvc)
+        if shut:
+            self._await_attached(shut)
         self._change(lambda record: record, wanted)
-        for digest in coming & {record.stable}:  # what is live has its traffic back first: a rollback waits for nothing
+        for digest in coming - first:  # what is live has its traffic back first: a rollback waits for nothing
             self._stand_beside(digest, seen[name_of(self._service, digest)].isvc)
         self._await_in_force(wanted, before)
 
@@ -559,6 +619,8 @@ class KServeTarget:
                 raise TargetError(f"{where} is not YAML: {error}") from error
             if not isinstance(spec, dict) or "targetRef" in spec:
                 raise TargetError(f"{where} is not the spec of a policy without its targetRef")
+            if objects.asks_for_sign_in(cast("Object", spec)) and not objects.names_its_client(cast("Object", spec)):
+                raise TargetError(f"{where}: default.iap needs clientID and oauth2ClientSecret.name (docs/deploy.md)")
             policies[_POLICY_KINDS[name]] = cast("Object", spec)
         return policies
 
@@ -584,6 +646,7 @@ class KServeTarget:
             if wanted and not objects.is_attached(route):
                 raise TargetError(f"HTTPRoute {self._service} was taken away by somebody else")
             why = self._not_accepted(route) if wanted else ""
+            why = why or (self._open_to_all(wanted) if wanted else "")
             accepted = math.inf if why else min(accepted, time.monotonic())
             if not why and self._asks_for_sign_in():
                 if time.monotonic() - accepted >= min(_UNSEEN_SECONDS, limit / 2):

@@ -27,7 +27,10 @@ locals {
     { for key, account in module.workload_identity.accounts : "PLATFORM_ACCOUNT_${upper(key)}" => account.email },
     { for key in ["hostname", "address", "ip", "certificate_map", "ssl_policy", "security_policy"] :
     "PLATFORM_EDGE_${upper(key)}" => try(module.edge[0].edge[key], "") },
-    { PLATFORM_EDGE_IAP = tostring(!try(var.edge.public, true)) },
+    {
+      PLATFORM_EDGE_IAP        = tostring(!try(var.edge.public, true))
+      PLATFORM_EDGE_IAP_CLIENT = try(var.edge.iap_client_id, "")
+    },
   )
 }
 

@@ -122,12 +122,13 @@ variable "databases" {
 }
 
 variable "edge" {
-  description = "The public door: host name, who passes Identity-Aware Proxy, rate limit. null has none: `kubectl port-forward`. `public` leaves the proxy out."
+  description = "The public door: host name, who passes Identity-Aware Proxy, rate limit. null has none: `kubectl port-forward`. `public` leaves the proxy out. `iap_client_id` is the proxy's OAuth client, which Terraform cannot make (docs/deploy.md, step 8)."
   type = object({
-    hostname   = string
-    users      = optional(map(string), {})
-    public     = optional(bool, false)
-    rate_limit = optional(object({ requests = optional(number), seconds = optional(number), ban_seconds = optional(number) }), {})
+    hostname      = string
+    users         = optional(map(string), {})
+    public        = optional(bool, false)
+    iap_client_id = optional(string, "")
+    rate_limit    = optional(object({ requests = optional(number), seconds = optional(number), ban_seconds = optional(number) }), {})
   })
   default = null
 
@@ -139,6 +140,11 @@ variable "edge" {
   validation {
     condition     = try(var.edge.public, true) || length(try(var.edge.users, {})) > 0
     error_message = "edge.users is empty, so that nobody would pass Identity-Aware Proxy for ${try(var.edge.hostname, "it")}: name somebody (team = \"group:team@example.com\")."
+  }
+
+  validation {
+    condition     = try(var.edge.public, true) || endswith(try(var.edge.iap_client_id, ""), ".apps.googleusercontent.com")
+    error_message = "edge.iap_client_id \"${try(var.edge.iap_client_id, "")}\" is no OAuth client (NUMBER-TEXT.apps.googleusercontent.com), and GKE's gateway leaves Identity-Aware Proxy out without one: docs/deploy.md, step 8, says where it is made."
   }
 }
 

@@ -16,7 +16,7 @@ variables {
 run "everything_that_is_optional" {
   variables {
     databases  = { tier = "db-custom-1-3840" }
-    edge       = { hostname = "chat.example.com", users = { team = "group:team@example.com" } }
+    edge       = { hostname = "chat.example.com", users = { team = "group:team@example.com" }, iap_client_id = "1-a.apps.googleusercontent.com" }
     monitoring = { emails = ["oncall@example.com"], budget = { billing_account = "012345-6789AB-CDEF01", per_month = 500 } }
     github     = { repository_id = "123", owner_id = "456", state_bucket = "state" }
   }
@@ -26,7 +26,7 @@ run "everything_that_is_optional" {
     error_message = "where images and releases lie"
   }
   assert {
-    condition     = output.platform.PLATFORM_EDGE_HOSTNAME == "chat.example.com" && output.platform.PLATFORM_EDGE_IAP == "true" && output.dns_records.address.type == "A"
+    condition     = output.platform.PLATFORM_EDGE_HOSTNAME == "chat.example.com" && output.platform.PLATFORM_EDGE_IAP == "true" && output.platform.PLATFORM_EDGE_IAP_CLIENT == "1-a.apps.googleusercontent.com" && output.dns_records.address.type == "A"
     error_message = "the public door, with the proxy"
   }
   assert {
@@ -199,7 +199,15 @@ run "prod_refuses_a_single_database" {
 run "refuses_a_door_for_nobody" {
   command = plan
   variables {
-    edge = { hostname = "chat.example.com" }
+    edge = { hostname = "chat.example.com", iap_client_id = "1-a.apps.googleusercontent.com" }
+  }
+  expect_failures = [var.edge]
+}
+
+run "refuses_a_sign_in_without_its_client" {
+  command = plan
+  variables {
+    edge = { hostname = "chat.example.com", users = { team = "group:team@example.com" } }
   }
   expect_failures = [var.edge]
 }

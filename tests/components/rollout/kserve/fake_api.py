@@ -344,6 +344,9 @@ class World:
         self.signs_in = False
         """Whether the gateway's own answers are those of an Identity-Aware Proxy."""
 
+        self.attaches = "at once"
+        """When the gateway takes up a GCPBackendPolicy: "at once", "when routed", "never"; or it says "refused"."""
+
         self.served: dict[str, int] = {}
         """Name of a backend Service -> weight, as the gateway has it in force."""
 
@@ -369,6 +372,21 @@ class World:
                 self._end(name)
         elif plural == "httproutes" and self.follows:
             self._follow(found)
+            self._attach()
+        elif plural == "gcpbackendpolicies":
+            self._attach()
+
+    def _attach(self) -> None:
+        """Say of policies whether they are taken up."""
+        for policy in self.api.all("gcpbackendpolicies"):
+            waits = self.attaches == "when routed" and policy["metadata"]["name"] not in self.served
+            if self.attaches == "never" or waits:
+                continue
+            good, generation = self.attaches != "refused", policy["metadata"]["generation"]
+            said = {"reason": "Attached"} if good else {"reason": "Invalid", "message": "no Secret slipway-iap"}
+            condition = {"type": "Attached", "status": str(good), "observedGeneration": generation, **said}
+            if policy.get("status", {}).get("conditions") != [condition]:
+                self.api.put("gcpbackendpolicies", policy, {"conditions": [condition]})
 
     def _start(self, isvc: Object) -> None:
         name = isvc["metadata"]["name"]

@@ -45,6 +45,7 @@ def served(target, one):
 
 HEALTH = "default: {config: {type: HTTP, httpHealthCheck: {requestPath: /health}}}"
 TIMEOUT = "default: {timeoutSec: 600}"
+SIGN_IN = "default: {iap: {enabled: true, clientID: c.apps.googleusercontent.com, oauth2ClientSecret: {name: s}}}"
 
 
 def treats_backends(place, **policies):
@@ -562,6 +563,8 @@ def test_pods_are_evicted_one_at_a_time_where_others_serve_on(place, one, replic
         ({"HealthCheckPolicy": "default: {"}, "HealthCheckPolicy is not YAML"),
         ({"HealthCheckPolicy": "true"}, "is not the spec of a policy"),
         ({"GCPBackendPolicy": "targetRef: {name: all}"}, "is not the spec of a policy without its targetRef"),
+        ({"GCPBackendPolicy": "default: {iap: {enabled: true}}"}, "needs clientID and oauth2ClientSecret.name"),
+        ({"GCPBackendPolicy": SIGN_IN.replace("name: s", "name: ''")}, "needs clientID and oauth2ClientSecret.name"),
     ],
 )
 def test_a_policy_that_is_none_is_refused_early(place, target, policies, words):
@@ -600,3 +603,84 @@ def test_the_stable_release_comes_back_without_its_policies_rather_than_not_at_a
     served.route({one[0]: 100})
     assert served.live() == one[0]
     assert "not_protected" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------- a door with a sign-in
+
+
+@pytest.fixture
+def guarded(place, served):
+    """`served`, where the cluster wants a sign-in and the gateway asks for it."""
+    treats_backends(place, GCPBackendPolicy=SIGN_IN)
+    place.world.signs_in = True
+    return served
+
+
+@pytest.mark.parametrize("when", ["at once", "when routed"])
+def test_a_release_stands_behind_the_sign_in(place, guarded, one, two, when):
+    place.world.attaches = when
+    roll(guarded, two)
+
+    assert guarded.observe().in_force and guarded.live() == two[0]
+
+
+def test_a_policy_that_the_gateway_refuses_keeps_the_route_shut(place, guarded, one, two):
+    place.world.attaches = "refused"
+    guarded.apply(*two)
+
+    with pytest.raises(TargetError, match=r"GCPBackendPolicy chat-.*Attached is False: Invalid: no Secret slipway-iap"):
+        guarded.route({one[0]: 50, two[0]: 50})
+    assert guarded.observe().routed == {one[0]: 100}
+
+
+def test_a_policy_that_is_never_taken_up_ends_the_rollout(place, guarded, one, two):
+    place.world.attaches = "never"
+    guarded.apply(*two)
+
+    with pytest.raises(TargetError, match=r"GCPBackendPolicy chat-.* the gateway has not taken it up"):
+        guarded.route({two[0]: 100})
+
+
+def test_a_door_that_lets_in_everybody_though_it_should_not_ends_the_rollout(place, guarded, one, two):
+    place.world.signs_in = False
+    guarded.apply(*two)
+
+    with pytest.raises(TargetError, match=r"nobody is asked to sign in, though ConfigMap backend-policies wants"):
+        guarded.route({two[0]: 100})
+    assert not guarded.observe().in_force, "whoever takes over must not take it for done"
+
+
+def test_a_release_that_was_open_gets_the_policy_with_its_next_route(place, guarded, one, two):
+    """The live one went live before the cluster wanted a sign-in."""
+    guarded.apply(*two)
+    guarded.route({one[0]: 50, two[0]: 50})
+
+    policies = {policy["metadata"]["name"]: policy["spec"] for policy in place.api.all("gcpbackendpolicies")}
+    assert set(policies) == {f"{name(one[0])}-predictor", f"{name(two[0])}-predictor"}
+    assert all(spec["default"]["iap"]["enabled"] for spec in policies.values())
+
+
+def test_what_went_live_without_a_sign_in_is_not_taken_for_well_served(place, guarded, one):
+    assert not guarded.observe().in_force
+
+    guarded.route({one[0]: 100})
+    assert guarded.observe().in_force
+
+
+def test_the_stable_release_stays_away_rather_than_without_the_sign_in(place, guarded, one):
+    guarded.route({})
+    place.api.denied.add(("patch", "gcpbackendpolicies"))
+
+    with pytest.raises(TargetError, match=r"GCPBackendPolicy chat-.*-predictor: it is not there, or asks nobody"):
+        guarded.route({one[0]: 100})
+    assert place.world.served == {}
+
+
+def test_a_slip_in_the_policies_holds_up_no_way_back(place, guarded, one, two):
+    guarded.apply(*two)
+    guarded.route({one[0]: 50, two[0]: 50})
+    treats_backends(place, GCPBackendPolicy="default: {")
+
+    assert guarded.observe().in_force
+    guarded.route({one[0]: 100})
+    assert set(place.world.served) == {f"{name(one[0])}-predictor"}
