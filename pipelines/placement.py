@@ -164,11 +164,13 @@ PROFILES: dict[str, Placement] = {
         "48Gi",
     ),
     "h100x8": _profile(
-        Resources("200", "1800Gi", 8, "nvidia-h100-80gb", hours=72),
-        Resources("24", "220Gi", 1, "nvidia-h100-80gb"),
+        Resources("200", "1700Gi", 8, "nvidia-h100-80gb", hours=72),
+        Resources("24", "205Gi", 1, "nvidia-h100-80gb"),
         "320Gi",
     ),
 }
+"""`h100x8` is for training that is spread over GPUs. `finetune` computes on one so far: until it spreads, seven of the
+eight are paid for and idle, so choose it for its 80 GB and its memory alone, or not at all."""
 
 
 def place(task: dsl.PipelineTask, placement: Placement, engine: Engine) -> dsl.PipelineTask:

@@ -32,7 +32,8 @@ def read(path: str) -> str:
 
 def allocatable(machine: dict[str, Any]) -> tuple[float, float]:
     """CPUs and GiB that GKE leaves to pods (https://cloud.google.com/kubernetes-engine/docs/concepts/plan-node-sizes)."""
-    memory, left, reserved = machine["memory_gib"], float(machine["memory_gib"]), 0.1
+    memory = machine["memory_gib"] * 0.98  # of a node's capacity the kernel and the firmware keep a 64th, or more
+    left, reserved = memory, 0.1
     for width, share in ((4, 0.25), (4, 0.20), (8, 0.10), (112, 0.06), (float("inf"), 0.02)):
         reserved += min(left, width) * share
         left = max(left - width, 0)
