@@ -451,6 +451,27 @@ def test_mlflow_signs_in_as_its_google_account(rendered: Rendered) -> None:
     assert proxy["args"][0] == "my-project:us-central1:slipway-dev-mlflow" and proxy["restartPolicy"] == "Always"
 
 
+PRIVATE = {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"}
+"""Where Terraform's ranges.private_services may lie, and with it Cloud SQL."""
+
+
+def reached(policy: Object) -> set[tuple[str, int]]:
+    """(address block, port) of what a policy lets out."""
+    return {
+        (peer["ipBlock"]["cidr"], port["port"])
+        for rule in policy["spec"]["egress"]
+        for peer in rule["to"]
+        if "ipBlock" in peer
+        for port in rule["ports"]
+    }
+
+
+def test_mlflow_reaches_its_database_wherever_terraform_puts_it(rendered: Rendered) -> None:
+    found = reached(pick(rendered("mlflow", "prod"), "NetworkPolicy", "mlflow"))
+
+    assert {block for block, port in found if port == 3307} == PRIVATE
+
+
 # ------------------------------------------------------------------------------------------- what is refused
 
 
