@@ -414,13 +414,36 @@ def test_an_environment_without_databases_has_them_in_pods(rendered: Rendered) -
 
 def test_every_policy_of_kubeflow_names_who_may(rendered: Rendered) -> None:
     policies = [one for one in rendered("kubeflow-pipelines", "prod") if one["kind"] == "NetworkPolicy"]
-    selected = {yaml.safe_dump(one["spec"]["podSelector"]) for one in policies}
+    incoming = [one for one in policies if "Ingress" in one["spec"]["policyTypes"]]
+    selected = {yaml.safe_dump(one["spec"]["podSelector"]) for one in incoming}
 
-    assert len(selected) == len(policies)
-    assert pick(policies, "NetworkPolicy", "default-deny")["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
+    assert len(selected) == len(incoming)
+    denied = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert pick(policies, "NetworkPolicy", "default-deny")["spec"] == denied
     for one in policies:
         for rule in one["spec"].get("ingress", []):
             assert rule["from"] and rule["ports"], one["metadata"]["name"]
+
+
+@pytest.mark.parametrize("environment", ["ephemeral", "prod"])
+def test_kubeflow_reaches_what_it_needs_and_nothing_else(rendered: Rendered, environment: Environment) -> None:
+    policies = [one for one in rendered("kubeflow-pipelines", environment) if one["kind"] == "NetworkPolicy"]
+    outgoing = {one["metadata"]["name"]: one for one in policies if one["spec"].get("egress")}
+    api_server = example(environment).variables["PLATFORM_NODES_RANGE"]
+    metadata_server = {("169.254.169.254/32", 80), ("169.254.169.254/32", 8080)}
+    metadata_server |= {("169.254.169.252/32", 987), ("169.254.169.252/32", 988)}
+
+    assert set(outgoing) == {"out"} | ({"mysql-out"} if environment == "prod" else set())
+    assert outgoing["out"]["spec"]["podSelector"] == {}
+    names = {("169.254.20.10/32", 53)}
+    assert reached(outgoing["out"]) == {(api_server, 443), ("0.0.0.0/0", 443)} | names | metadata_server
+    rules_out = outgoing["out"]["spec"]["egress"]
+    assert [rule for rule in rules_out if {"podSelector": {}} in rule["to"]] == [{"to": [{"podSelector": {}}]}]
+    (public,) = [peer["ipBlock"] for rule in rules_out for peer in rule["to"] if "except" in peer.get("ipBlock", {})]
+    assert {*PRIVATE, "169.254.0.0/16", "100.64.0.0/10"} == set(public["except"])
+    if environment == "prod":
+        assert reached(outgoing["mysql-out"]) == {(block, 3307) for block in PRIVATE}
+        assert outgoing["mysql-out"]["spec"]["podSelector"] == {"matchLabels": {"app": "mysql"}}
 
 
 # ------------------------------------------------------------------------------------------- MLflow
