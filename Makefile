@@ -115,7 +115,7 @@ platform: $(VENV)/.ready-test ## ENV=dev: apply manifests/upstream.yaml in its o
 manifests-test: $(VENV)/.ready-test ## Render manifests/ for every cluster; check each object by its schema (Go fetches them) and the rules
 	@$(BIN)/python -m tests.manifests.schemas
 	@$(BIN)/python -m manifests.installer helm && $(BIN)/python -m manifests.installer fetch --modules
-	@SLIPWAY_MANIFESTS=required $(BIN)/python -m pytest tests/manifests tests/platform $(ARGS)
+	@SLIPWAY_MANIFESTS=required SLIPWAY_PLATFORM=required $(BIN)/python -m pytest tests/manifests tests/platform $(ARGS)
 
 rights: $(VENV)/.ready-test ## Write docs/rights.md from manifests and Terraform (needs terraform), after a change of who may do what
 	@$(BIN)/python manifests/rights.py && $(BIN)/python -m terraform.rights

@@ -61,16 +61,18 @@ def fill(folder: Path) -> None:
         (folder / name / "images.env").write_text(images)
 
 
-@pytest.fixture(params=["base", "overlays/test-cluster", *GKE, "machine"])
-def rendered(request: pytest.FixtureRequest, renderings: dict[str, list[Object]]) -> list[Object]:
-    """The objects of each rendering in turn, as a copy that a test may change."""
-    return copy.deepcopy(renderings[request.param])
+def each_of(*names: str) -> Any:
+    """A fixture: the objects of each of these renderings in turn, as a copy that a test may change."""
+
+    @pytest.fixture(params=names)
+    def objects(request: pytest.FixtureRequest, renderings: dict[str, list[Object]]) -> list[Object]:
+        return copy.deepcopy(renderings[request.param])
+
+    return objects
 
 
-@pytest.fixture(params=GKE)
-def on_gke(request: pytest.FixtureRequest, renderings: dict[str, list[Object]]) -> list[Object]:
-    """The objects of each overlay for GKE in turn, as a copy that a test may change."""
-    return copy.deepcopy(renderings[request.param])
+rendered = each_of("base", "overlays/test-cluster", *GKE, "machine")
+on_gke = each_of(*GKE)
 
 
 def pick(objects: list[Object], kind: str, name: str, namespace: str = "") -> Object:

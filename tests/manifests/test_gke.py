@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import ipaddress
 import re
 import subprocess
@@ -26,7 +25,7 @@ from serving.engine.vllm import SERVED_NAME
 from serving.release import ServingForm
 from serving.settings import read_settings
 from tests.cluster import manifests
-from tests.manifests.conftest import GKE, MANIFESTS, Object, fill, pick, unavailable
+from tests.manifests.conftest import GKE, MANIFESTS, Object, each_of, fill, pick, unavailable
 from tests.manifests.schemas import SchemaMissing, faults
 from tests.manifests.test_render import rules as allowed
 from tests.terraform import hcl
@@ -446,10 +445,8 @@ def test_only_an_ephemeral_environment_loses_its_store(renderings: dict[str, lis
     assert kept == {"ephemeral": "Delete", "dev": "Retain", "prod": "Retain"}
 
 
-@pytest.fixture(params=["overlays/gke-dev", "overlays/gke-prod"])
-def with_gpus(request: pytest.FixtureRequest, renderings: dict[str, list[Object]]) -> list[Object]:
-    """The overlays that serve on GPUs."""
-    return copy.deepcopy(renderings[request.param])
+with_gpus = each_of("overlays/gke-dev", "overlays/gke-prod")
+"""The overlays that serve on GPUs."""
 
 
 def test_exactly_the_environments_with_a_pool_to_serve_on_have_the_runtime(

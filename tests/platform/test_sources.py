@@ -15,6 +15,7 @@ import pytest
 
 from manifests.installer import sources
 from manifests.installer.errors import PlatformError
+from manifests.installer.rendering import MANIFESTS
 from manifests.installer.sources import SourceMissing
 from pipelines.platform_parts import Source
 
@@ -167,3 +168,12 @@ def test_an_archive_that_leads_out_of_its_folder(tmp_path: Path) -> None:
         sources.unpack(archive("../outside"), tmp_path / "new")
 
     assert not (tmp_path / "outside").exists()
+
+
+def test_make_takes_what_is_missing_for_a_failure() -> None:
+    """CI runs this target; a source that did not come must not look like a pass."""
+    makefile = (MANIFESTS.parent / "Makefile").read_text()
+    recipe = makefile.partition("\nmanifests-test:")[2].partition("\n\n")[0]
+
+    for setting in ("SLIPWAY_MANIFESTS=required", "SLIPWAY_PLATFORM=required"):
+        assert setting in recipe
