@@ -235,8 +235,8 @@ def _path(thing: Thing) -> str:
 
 
 def _namespaces(part: Part, reader: Reader) -> Iterator[str]:
-    """A part that is made of namespaces alone."""
-    if part.kinds == ("Namespace",):
+    """The part that makes ours."""
+    if "Namespace" in part.kinds:
         for name in (_SYSTEM, "slipway-serving", "slipway-pipelines"):
             found = reader.read(f"/api/v1/namespaces/{name}")
             if found is None:

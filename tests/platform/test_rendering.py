@@ -111,6 +111,29 @@ def test_a_nodes_own_files_are_found(rendered: Rendered) -> None:
     assert list(rules.unrestricted(objects)) == ["Deployment slipway-system/mlflow: volume node is the node's own"]
 
 
+WITHOUT_A_CLASS = {"jobset", "kserve"}
+"""Charts that give their pods no PriorityClass (manifests/README.md)."""
+
+
+@pytest.mark.parametrize(("name", "environment"), UPSTREAM)
+def test_no_server_of_models_drives_the_platform_out(rendered: Rendered, name: str, environment: Environment) -> None:
+    classes = {one["metadata"]["name"]: one for one in rendered("namespaces", environment) if "value" in one}
+    given = {
+        pod.get("priorityClassName")
+        for one in rendered(name, environment)
+        if one["kind"] == "Deployment"
+        for pod, _ in rendering.pods(one)
+    }
+
+    assert classes["slipway-platform"]["value"] > classes["slipway-serving"]["value"]
+    assert given <= ({None} if name in WITHOUT_A_CLASS else {"slipway-platform"})
+
+
+def test_a_class_belongs_to_one_part(rendered: Rendered) -> None:
+    """It is there before the first pod that names it, and no other part takes it over."""
+    assert [one for one in rendered("slipway", "prod") if one["kind"] == "PriorityClass"] == []
+
+
 @pytest.mark.parametrize(("name", "environment"), UPSTREAM)
 def test_every_container_says_what_it_takes(rendered: Rendered, name: str, environment: Environment) -> None:
     assert list(rules.unbounded(rendered(name, environment))) == []
