@@ -73,7 +73,10 @@ def read() -> dict[str, str | None]:
 
 
 def pin(objects: list[Object], lock: Lock) -> list[Object]:
-    """The objects with each known digest behind its tag."""
+    """The objects with each known digest behind its tag, and the whole name before it.
+
+    Binary Authorization compares patterns with the name as a pod writes it, and Docker Hub's may be left out there.
+    """
     known = {name: digest for name in references(objects) if (digest := lock.get(whole(name)))}
     return [one if one["kind"] == "CustomResourceDefinition" else _replaced(one, known) for one in objects]
 
@@ -85,7 +88,7 @@ def _replaced(value: Any, known: Mapping[str, str]) -> Any:
         return [_replaced(one, known) for one in value]
     if isinstance(value, str):
         for name, digest in known.items():
-            value = re.sub(rf"(?<![\w./@-]){re.escape(name)}(?![\w.@-])", f"{name}@{digest}", value)
+            value = re.sub(rf"(?<![\w./@-]){re.escape(name)}(?![\w.@-])", f"{whole(name)}@{digest}", value)
     return value
 
 

@@ -134,9 +134,12 @@ def _number(objects: list[Object], service: Object, target: int | str) -> int:
 
 def not_allowed(objects: Iterable[Object], patterns: Iterable[str]) -> list[str]:
     """Images that Binary Authorization's list does not let in; ** stands for a path, * for one name in it."""
-    expressions = [fnmatch.translate(pattern.replace("**", "*")) for pattern in patterns]
-    names = [pins.whole(one) for one in pins.references(objects)]
-    return [one for one in names if not any(re.fullmatch(each, one) for each in expressions)]
+    listed = list(patterns)
+    return [one for one in map(pins.whole, pins.references(objects)) if not allows(listed, one)]
+
+
+def allows(patterns: Iterable[str], image: str) -> bool:
+    return any(re.fullmatch(fnmatch.translate(pattern.replace("**", "*")), image) for pattern in patterns)
 
 
 def unknown_values(values: Any, chart: Any, path: str = "") -> Iterator[str]:

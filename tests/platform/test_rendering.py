@@ -175,8 +175,13 @@ def test_prod_lets_the_images_in(rendered: Rendered, name: str) -> None:
     listed = re.search(r"allowed\s*=\s*\[(.*?)\]", text, re.S)
     assert listed
     allowed = re.findall(r'"([^"]+)"', listed[1])
+    objects = rendered(name, "prod")
+    locked = {pins.whole(one): f"sha256:{'1' * 64}" for one in pins.references(objects)}
+    pinned = pins.pin(objects, locked)
 
-    assert rules.not_allowed(rendered(name, "prod"), allowed) == [], "add them to `allowed` in prod.tfvars"
+    assert rules.not_allowed(objects, allowed) == [], "add them to `allowed` in prod.tfvars"
+    # as the pods name them, which is what Binary Authorization compares: Docker Hub is not left out
+    assert [one for one in rendering.images(pinned) if not rules.allows(allowed, one.partition("@")[0])] == []
 
 
 def test_an_image_from_elsewhere_is_found() -> None:
@@ -240,7 +245,7 @@ def test_a_known_digest_stands_wherever_the_image_is_named(rendered: Rendered) -
     config = pick(pins.pin(objects, lock), "ConfigMap", "inferenceservice-config")["data"]
 
     for key in ("agent", "batcher", "logger"):
-        assert json.loads(config[key])["image"] == f"kserve/agent:v0.20.0@sha256:{'1' * 64}"
+        assert json.loads(config[key])["image"] == f"docker.io/kserve/agent:v0.20.0@sha256:{'1' * 64}"
     assert "@" not in config["router"]
     assert "kserve/agent:v0.20.0" not in pins.unpinned(pins.pin(objects, lock), lock)
 
@@ -250,7 +255,7 @@ def test_what_is_pinned_is_pinned_once() -> None:
     pod = {"spec": {"containers": [{"name": "x", "image": "mysql:8.4"}]}}
     once = pins.pin([{"kind": "Deployment", "metadata": {"name": "x"}, "spec": {"template": pod}}], lock)
 
-    assert rendering.images(once) == [f"mysql:8.4@sha256:{'1' * 64}"]
+    assert rendering.images(once) == [f"docker.io/library/mysql:8.4@sha256:{'1' * 64}"]
     assert pins.pin(once, lock) == once
 
 
