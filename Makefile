@@ -124,7 +124,7 @@ graph: $(VENV)/.ready-test ## Draw the pictures of terraform/README.md from the 
 	@$(BIN)/python -m terraform.pictures
 
 terraform-lock: ## Write each root's .terraform.lock.hcl, where the Terraform registry can be reached
-	@for root in gke cloudrun; do terraform -chdir=terraform/environments/$$root get && \
+	@for root in github gke cloudrun; do terraform -chdir=terraform/environments/$$root get && \
 	  terraform -chdir=terraform/environments/$$root providers lock -platform=linux_amd64 -platform=linux_arm64 -platform=darwin_arm64 -platform=darwin_amd64 || exit; done
 
 check-pins: $(VENV)/.ready-test ## Ask the package index whether every pin has wheels for each platform and Python

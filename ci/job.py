@@ -26,19 +26,23 @@ def value(name: str, what: str) -> str:
 
 
 def settings() -> dict[str, Any]:
-    """SETTINGS: what `terraform output -json github` printed for this environment.
+    """SETTINGS: what environments/github told of this environment (`terraform output -json settings`).
 
     Raises CiError that says how the variable is set.
     """
     text = value(
-        "SETTINGS", 'gh variable set SLIPWAY_DEV --body "$(terraform output -json github)" (or SLIPWAY_PROD …)'
+        "SETTINGS",
+        'gh variable set SLIPWAY_DEV --body "$(terraform -chdir=terraform/environments/github output -json settings)" '
+        "(or SLIPWAY_PROD …)",
     )
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise CiError(f"SETTINGS is no JSON ({error}); it is `terraform output -json github` as it stands") from error
+        raise CiError(f"SETTINGS is no JSON ({error}); it is `terraform output -json settings` as it stands") from error
     if not isinstance(found, dict):
-        raise CiError("SETTINGS is null: this environment was applied without `github` (environments/gke/README.md)")
+        raise CiError(
+            f"SETTINGS is {text[:40]!r}, no object: it is `terraform output -json settings` of environments/github"
+        )
     return found
 
 
@@ -46,7 +50,8 @@ def setting(name: str) -> str:
     """One of them. Raises CiError."""
     found = settings().get(name)
     if not isinstance(found, str) or not found:
-        raise CiError(f"SETTINGS has no {name}: set the variable anew from `terraform output -json github`")
+        told = "`terraform output -json settings` of environments/github"
+        raise CiError(f"SETTINGS has no {name}: set the variable anew from {told}")
     return found
 
 
@@ -111,7 +116,7 @@ def fenced(text: str, language: str = "") -> str:
 
 def sign_in() -> None:
     """Tell google-github-actions/auth who this job is. Raises CiError that says how the variable is set."""
-    key = value("ACCOUNT", "release, plan, submit, preview or apply (terraform/environments/gke/identities.tf)")
+    key = value("ACCOUNT", "release, plan, submit, preview or apply (terraform/environments/github/main.tf)")
     accounts = settings().get("service_accounts") or {}
     if key not in accounts:
         raise CiError(f"SETTINGS has no account {key!r}, only {', '.join(sorted(accounts)) or 'none'}")

@@ -28,13 +28,16 @@ EVERYTHING: dict[str, Any] = {
         "users": {"team": "group:team@example.com"},
         "iap_client_id": "123456789012-abc.apps.googleusercontent.com",
     },
-    "github": {"repository_id": "123456789", "owner_id": "987654", "state_bucket": f"{PROJECT}-terraform"},
+    "github": True,
     "monitoring": {
         "emails": ["oncall@example.com"],
         "budget": {"billing_account": "012345-6789AB-CDEF01", "per_month": 500},
     },
 }
 """What an environment may do without, so that all that it can grant is seen."""
+
+REPOSITORY = {"id": "123456789", "owner_id": "987654"}
+"""Whose jobs on GitHub are let in."""
 
 
 class MadeError(RuntimeError):
@@ -100,6 +103,17 @@ def copied(environment: Mapping[str, str] | None = None) -> Iterator[Terraform]:
 def gke(terraform: Terraform, environment: str) -> list[Resource]:
     """What environments/gke makes with an environment's values and everything that is optional."""
     return made(terraform, "environments/gke", EVERYTHING, f"-var-file={environment}.tfvars")
+
+
+def github(terraform: Terraform, environment: str) -> list[Resource]:
+    """What environments/github makes for an environment."""
+    values = {"environment": environment, "repository": REPOSITORY, "state_bucket": f"{PROJECT}-terraform"}
+    return made(terraform, "environments/github", values)
+
+
+def environment(terraform: Terraform, name: str) -> list[Resource]:
+    """An environment whole: what GitHub's jobs are, and what they apply."""
+    return [*gke(terraform, name), *github(terraform, name)]
 
 
 def cloudrun(terraform: Terraform) -> list[Resource]:

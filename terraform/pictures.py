@@ -7,7 +7,7 @@ says that each waits for. A test says when a picture is out of date.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from terraform.made import Resource
 README = Path(__file__).parent / "README.md"
 SHOWN = "prod"
 """The environment that has most of everything."""
+
+DRAWN = ("environments/gke", "environments/github")
+"""Roots whose modules are shown."""
 
 NETWORK, JOBS, PODS, MODULES = (
     (f"<!-- {name}: made by python -m terraform.pictures -->\n", f"<!-- {name} end -->\n")
@@ -204,13 +207,14 @@ def _held(cloud: rights.Cloud, email: str) -> dict[str, str]:
     return {on: "<br/>".join(roles) if len(roles) <= 3 else f"{len(roles)} roles" for on, roles in found.items()}
 
 
-def modules(dot: str) -> str:
-    """Which module waits for which, of `terraform graph`. Raises ValueError when nothing is found in it."""
+def modules(graphs: Mapping[str, str]) -> str:
+    """Which module waits for which, of each root's `terraform graph`. Raises ValueError when nothing is found there."""
     waits = set()
-    for start, stop in re.findall(r'^\s*"([^"]+)" -> "([^"]+)";?$', dot, re.MULTILINE):
-        pair = _module(start), _module(stop)
-        if "project_services" not in pair and pair[0] != pair[1]:
-            waits.add(pair)
+    for root, dot in graphs.items():
+        for start, stop in re.findall(r'^\s*"([^"]+)" -> "([^"]+)";?$', dot, re.MULTILINE):
+            pair = _module(start, root), _module(stop, root)
+            if "project_services" not in pair and pair[0] != pair[1]:
+                waits.add(pair)
     if not waits:
         raise ValueError("`terraform graph` prints its arrows otherwise than terraform/pictures.py reads them")
     chart = Chart("LR")
@@ -219,20 +223,20 @@ def modules(dot: str) -> str:
     return chart.text()
 
 
-def _module(address: str) -> str:
+def _module(address: str, root: str) -> str:
     found = re.match(r"module\.(\w+)", address)
-    return found[1] if found else "environments/gke"
+    return found[1] if found else root
 
 
 def draw(terraform: made.Terraform) -> dict[tuple[str, str], str]:
     """Marks -> picture."""
-    resources = made.gke(terraform, SHOWN)
+    resources = made.environment(terraform, SHOWN)
     cloud = rights.read(resources)
     general = {
         NETWORK: network(resources),
         JOBS: trust_of_jobs(cloud),
         PODS: trust_of_pods(cloud),
-        MODULES: modules(terraform.call("environments/gke", "graph")),
+        MODULES: modules({root: terraform.call(root, "graph") for root in DRAWN}),
     }
     return {marks: _general(text) for marks, text in general.items()}
 

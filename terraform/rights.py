@@ -88,7 +88,17 @@ def read(resources: Iterable[Resource]) -> Cloud:
         elif re.search(r"_iam_|_access_", one.type) and not one.type.startswith("google_iam_"):
             found.grants.append(_grant(one))
     found.grants.sort()
+    if strangers := sorted({one.member for one in found.grants if _of_project(one.member)} - _members(found.accounts)):
+        raise ValueError(f"{', '.join(strangers)}: granted something, but no root makes this account")
     return found
+
+
+def _members(emails: Iterable[str]) -> set[str]:
+    return {f"serviceAccount:{email}" for email in emails}
+
+
+def _of_project(member: str) -> bool:
+    return member.startswith("serviceAccount:") and member.endswith(f"@{PROJECT}.iam.gserviceaccount.com")
 
 
 def _grant(one: Resource) -> Grant:
@@ -140,8 +150,8 @@ def without_names(text: str, environment: str) -> str:
         (f"environment `{environment}`", "environment `ENV`"),
         (f"environment == '{environment}'", "environment == 'ENV'"),
         (PROJECT, "PROJECT"),
-        (made.EVERYTHING["github"]["repository_id"], "REPOSITORY"),
-        (made.EVERYTHING["github"]["owner_id"], "OWNER"),
+        (made.REPOSITORY["id"], "REPOSITORY"),
+        (made.REPOSITORY["owner_id"], "OWNER"),
     ):
         text = text.replace(name, general)
     return text
@@ -182,7 +192,7 @@ def _table(who: str, emails: list[str], cloud: Cloud) -> list[str]:
 def _others(emails: list[str], cloud: Cloud) -> list[str]:
     """Accounts that nobody acts as from outside, and members that are no account of ours."""
     lines = ["| who | role | on |", "|---|---|---|"]
-    ours = {f"serviceAccount:{email}" for email in cloud.accounts}
+    ours = _members(cloud.accounts)
     for email in emails:
         lines += _rows(f"`{_short(email)}`", f"serviceAccount:{email}", cloud)
     for member in sorted({one.member for one in cloud.grants} - ours):
@@ -231,9 +241,8 @@ def _row(line: str) -> str:
 def half(terraform: made.Terraform) -> str:
     """The second half of the page."""
     cloudrun, accounts = read(made.cloudrun(terraform)), cluster.accounts(cluster.read_base())
-    texts = {
-        name: without_names(section(read(made.gke(terraform, name)), cloudrun, accounts), name) for name in ENVIRONMENTS
-    }
+    clouds = {name: read(made.environment(terraform, name)) for name in ENVIRONMENTS}
+    texts = {name: without_names(section(cloud, cloudrun, accounts), name) for name, cloud in clouds.items()}
     return texts["dev"] + "\n" + differences(texts, "dev")
 
 

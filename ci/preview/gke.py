@@ -109,7 +109,8 @@ class Gke:
         return path
 
     def _terraform(self) -> Terraform:
-        variables = {**self.variables, "project_id": self.project, "region": self.region}
+        # a job is one of GitHub's accounts, and what it pushed is pulled by their leave
+        variables = {**self.variables, "github": True, "project_id": self.project, "region": self.region}
         return Terraform("gke", self.bucket, f"slipway/gke/{ENVIRONMENT}", variables, f"{ENVIRONMENT}.tfvars")
 
 

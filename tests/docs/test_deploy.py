@@ -81,6 +81,8 @@ def unknown(page: str) -> list[str]:
         if name not in variables:
             found.append(name)
             continue
+        if not isinstance(value, dict):
+            continue
         inside = [*value, *(f"budget.{one}" for one in value.get("budget", {}))]
         body = variables[name].body
         found += [f"{name}.{one}" for one in inside if not re.search(rf"\b{one.rpartition('.')[2]} += ", body)]

@@ -158,8 +158,8 @@ def test_an_image_of_somebody_else_is_not_admitted():
     assert not admitted("registry.k8s.io/kueue/kueue:v1", patterns)
 
 
-def test_workflows_read_what_the_output_github_gives():
-    output = hcl.named(hcl.read(GKE), "output")["github"].body
+def test_workflows_read_what_the_output_settings_gives():
+    output = hcl.named(hcl.read(TERRAFORM / "environments/github"), "output")["settings"].body
     given = set(re.findall(r"^    (\w+) += ", output, re.MULTILINE))
     read_there = set()
     for path in (ROOT / "ci").rglob("*.py"):

@@ -40,14 +40,14 @@ def test_every_module_is_in_the_picture():
 
 
 def test_modules_wait_for_modules():
-    assert pictures.modules(DOT) == (
+    assert pictures.modules({"environments/gke": DOT}) == (
         '```mermaid\nflowchart LR\n  n_cluster["cluster"]\n  n_network["network"]\n  n_cluster --> n_network\n```\n'
     )
 
 
 def test_a_graph_that_is_printed_otherwise_is_noticed():
     with pytest.raises(ValueError, match="prints its arrows otherwise"):
-        pictures.modules("digraph G { a => b }")
+        pictures.modules({"environments/gke": "digraph G { a => b }"})
 
 
 def test_trust_shows_who_holds_what():

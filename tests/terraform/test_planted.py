@@ -65,11 +65,11 @@ def test_a_misspelt_argument_is_noticed(own: Workspace):
         ("modules/network", "firewall.tf", ", var.ranges.proxies]", ', "0.0.0.0/0"]', "nothing_comes_in"),
         ("modules/registry", "main.tf", '"UNTAGGED" : "ANY"', '"UNTAGGED" : "UNTAGGED"', "previews_keep_nothing"),
         (
-            "environments/gke",
-            "identities.tf",
+            "environments/github",
+            "main.tf",
             'account = "plan", role = "roles/storage.objectViewer"',
             'account = "plan", role = "roles/storage.objectUser"',
-            "everything_that_is_optional",
+            "who_works_with_the_state",
         ),
     ],
 )

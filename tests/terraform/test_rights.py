@@ -43,7 +43,7 @@ def test_a_role_that_is_granted_shows(copy: made.Terraform):
     assert janitor in original
     file.write_text(original.replace(janitor, f'{janitor}project_roles = ["roles/browser"], '))
     try:
-        cloud = rights.read(made.gke(copy, "dev"))
+        cloud = rights.read(made.environment(copy, "dev"))
     finally:
         file.write_text(original)
 
@@ -119,6 +119,10 @@ def test_who_acts_and_what_it_holds():
 @pytest.mark.parametrize(
     ("planted", "said"),
     [
+        (
+            resource("google_project_iam_member", role="roles/x", member=f"serviceAccount:gone-{STEPS}"),
+            "gone-steps@my-project.iam.gserviceaccount.com: granted something, but no root makes this account",
+        ),
         (resource("google_pubsub_topic_iam_member", role="roles/x", member="user:x"), ADD_IT),
         (acts("user:me@example.com"), "does not know who this is"),
         (acts("principalSet://iam.googleapis.com/pool/attribute.actor/me"), "does not know who this is"),

@@ -115,6 +115,18 @@ def test_environments_differ_by_values_alone():
     assert backends == {name: f'prefix = "slipway/gke/{name}"\n' for name in ("ephemeral", "dev", "prod")}
 
 
+def test_what_github_signs_in_with_outlives_what_it_destroys():
+    """A preview destroys all of environments/gke, as an account that this would take with it."""
+    gke = hcl.read(TERRAFORM / "environments/gke")
+    made = [*hcl.named(gke, "module"), *(one.labels[0] for one in gke if one.kind == "resource")]
+    assert not {"identity_github", "previews", "google_service_account", "google_storage_bucket_iam_member"} & set(made)
+    short = {
+        re.search(r"short += (\{.*?\})", (TERRAFORM / f"environments/{root}/main.tf").read_text())[1]  # type: ignore[index]
+        for root in ("gke", "github")
+    }
+    assert len(short) == 1, "gke grants to accounts by the names that github gives them"
+
+
 @pytest.mark.parametrize(
     ("planted", "said"),
     [

@@ -43,7 +43,7 @@ def test_every_workflow_stands_in_the_readme():
 
 def test_the_settings_that_are_read_are_those_that_terraform_tells():
     block = re.search(
-        r'output "github" \{.*?\n\}\n', (ROOT / "terraform/environments/gke/outputs.tf").read_text(), re.DOTALL
+        r'output "settings" \{.*?\n\}\n', (ROOT / "terraform/environments/github/outputs.tf").read_text(), re.DOTALL
     )
     assert block
     told = set(re.findall(r"^    (\w+) +=", block[0], re.MULTILINE))
@@ -58,7 +58,7 @@ def test_the_settings_that_are_read_are_those_that_terraform_tells():
 
 
 def test_the_accounts_that_are_named_are_those_that_terraform_makes():
-    text = (ROOT / "terraform/environments/gke/identities.tf").read_text()
+    text = (ROOT / "terraform/environments/github/main.tf").read_text()
     block = re.search(r'module "identity_github" \{.*?\n\}\n', text, re.DOTALL)
     assert block
     made = set(re.findall(r"^    (\w+) = \{$", block[0], re.MULTILINE))

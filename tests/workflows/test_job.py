@@ -61,7 +61,7 @@ def test_who_a_job_is(workspace: Workspace, settings: str):
     ("given", "says"),
     [
         ("", "gh variable set SLIPWAY_DEV"),
-        ("null", "was applied without `github`"),
+        ("null", "SETTINGS is 'null', no object"),
         ("{", "is no JSON"),
         (json.dumps({**SETTINGS, "service_accounts": {"plan": "x"}}), "no account 'submit', only plan"),
         (json.dumps({**SETTINGS, "workload_identity_provider": ""}), "no workload_identity_provider"),

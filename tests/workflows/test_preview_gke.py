@@ -72,7 +72,9 @@ def test_it_is_made_reached_told_and_destroyed(programs: Programs, tmp_path: Pat
     forward = next(call for call in programs.calls("kubectl") if call.words[0] == "port-forward")
     assert "service/energy-smoke-0123456789-predictor" in forward.words and ":80" in forward.words
     assert "get-credentials slipway-eph" in heard.log[0] and "token" not in heard.log[0]
-    assert "-var-file=ephemeral.tfvars" in next(c for c in programs.calls("terraform") if c.words[1] == "apply").words
+    applied = next(call for call in programs.calls("terraform") if call.words[1] == "apply")
+    assert "-var-file=ephemeral.tfvars" in applied.words
+    assert applied.env["TF_VAR_github"] == "true", "the nodes may pull what the job pushed"
 
 
 def test_what_the_cluster_made_at_google_goes_before_the_cluster(programs: Programs):

@@ -6,21 +6,18 @@ module "registry" {
   name           = local.name
   immutable_tags = var.images.immutable_tags
   readers        = { nodes = module.cluster.node_member }
-  writers        = { for account in module.identity_github[*].accounts : "release" => account["release"].member }
+  writers        = { for key, member in local.github : key => member if key == "release" }
 }
 
-# What previews run, for as long as they live. Nothing else pulls from it in an environment that is kept.
-module "previews" {
-  source = "../../modules/registry"
-  count  = var.github == null ? 0 : 1
+# What previews run. Nothing else pulls from there in an environment that is kept.
+resource "google_artifact_registry_repository_iam_member" "previews" {
+  count = var.github && var.environment == "ephemeral" ? 1 : 0
 
-  project_id     = module.project_services.project_id
-  location       = var.region
-  name           = "${local.name}-previews"
-  immutable_tags = false # a preview that is made again has the same tag
-  expire_days    = 1
-  readers        = var.environment == "ephemeral" ? { nodes = module.cluster.node_member } : {}
-  writers        = { preview = module.identity_github[0].accounts["preview"].member }
+  project    = module.project_services.project_id
+  location   = var.region
+  repository = "${local.name}-previews"
+  role       = "roles/artifactregistry.reader"
+  member     = module.cluster.node_member
 }
 
 module "storage" {
@@ -50,7 +47,7 @@ module "storage" {
         publisher = { role = "creator", member = local.members.steps }
         janitor   = { role = "reader", member = local.members.janitor }
         predictor = { role = "reader", member = local.members.predictor }
-      }, { for account in google_service_account.demo : "demo" => { role = "reader", member = account.member } })
+      }, { for key, member in local.github : key => { role = "reader", member = member } if key == "demo" })
     }
     # Kubeflow's artifacts, and MLflow's
     pipelines = {

@@ -4,7 +4,7 @@ locals {
   labels = { app = "slipway", environment = var.environment }
 
   # whose images may run here: previews have a cluster of their own
-  registries = concat([module.registry.address], var.environment == "ephemeral" ? module.previews[*].address : [])
+  registries = concat([module.registry.address], var.environment == "ephemeral" && var.github ? ["${var.region}-docker.pkg.dev/${var.project_id}/${local.name}-previews"] : [])
 }
 
 module "project_services" {

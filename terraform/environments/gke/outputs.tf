@@ -62,20 +62,6 @@ output "dns_records" {
   }
 }
 
-output "github" {
-  description = "What the workflows need to know, as one variable of the repository: `gh variable set SLIPWAY_DEV --body \"$(terraform output -json github)\"`."
-  value = var.github == null ? null : {
-    project_id                 = module.project_services.project_id
-    region                     = var.region
-    cluster                    = module.cluster.cluster.name
-    state_bucket               = var.github.state_bucket
-    preview_registry           = module.previews[0].address
-    workload_identity_provider = module.identity_github[0].provider
-    demo_service_account       = google_service_account.demo[0].email
-    service_accounts           = { for key, account in module.identity_github[0].accounts : key => account.email }
-  }
-}
-
 output "log_bucket" {
   description = "Where server's and steps' log lines are kept."
   value       = module.monitoring.log_bucket

@@ -171,11 +171,7 @@ variable "monitoring" {
 }
 
 variable "github" {
-  description = "The repository whose workflows may act here, by number, and the bucket of Terraform's state; null is none."
-  type = object({
-    repository_id = string
-    owner_id      = string
-    state_bucket  = string
-  })
-  default = null
+  description = "The accounts of environments/github, applied for this environment before, do here what they are for."
+  type        = bool
+  default     = false
 }

@@ -18,7 +18,7 @@ run "everything_that_is_optional" {
     databases  = { tier = "db-custom-1-3840" }
     edge       = { hostname = "chat.example.com", users = { team = "group:team@example.com" }, iap_client_id = "1-a.apps.googleusercontent.com" }
     monitoring = { emails = ["oncall@example.com"], budget = { billing_account = "012345-6789AB-CDEF01", per_month = 500 } }
-    github     = { repository_id = "123", owner_id = "456", state_bucket = "state" }
+    github     = true
   }
 
   assert {
@@ -38,28 +38,8 @@ run "everything_that_is_optional" {
     error_message = "one NAME=VALUE a line, which a shell and Kustomize read alike"
   }
   assert {
-    condition     = keys(output.github.service_accounts) == ["apply", "plan", "preview", "release", "submit"] && output.github.workload_identity_provider != ""
-    error_message = "an account for each job"
-  }
-  assert {
-    condition     = output.github.demo_service_account == google_service_account.demo[0].email && google_service_account_iam_member.demo[0].role == "roles/iam.serviceAccountUser"
-    error_message = "the preview deploys as the demo's account, and as no other"
-  }
-  assert {
-    condition     = [for key, one in google_storage_bucket_iam_member.state : key if one.role == "roles/storage.objectUser" && length(one.condition) == 0] == ["apply works"]
-    error_message = "apply alone writes every state"
-  }
-  assert {
-    condition     = google_storage_bucket_iam_member.state["plan locks"].condition[0].expression == "resource.name.startsWith('projects/_/buckets/state/objects/slipway/gke/') && resource.name.endsWith('.tflock') || resource.name.startsWith('projects/_/buckets/state/objects/slipway/plans/')"
-    error_message = "a pull request's plan takes the lock and keeps plans; it writes no state"
-  }
-  assert {
-    condition     = google_storage_bucket_iam_member.state["preview works"].condition[0].expression == "resource.name.startsWith('projects/_/buckets/state/objects/slipway/cloudrun/')" && google_storage_bucket_iam_member.state["preview lists"].role == "roles/storage.legacyBucketReader"
-    error_message = "a preview works with previews' states, and reads no other"
-  }
-  assert {
-    condition     = [for name in ["project_id", "region", "cluster", "state_bucket", "preview_registry"] : output.github[name]] == ["test-project", "us-central1", "slipway-dev", "state", "us-central1-docker.pkg.dev/test-project/slipway-dev-previews"]
-    error_message = "what the workflows read (ci/job.py)"
+    condition     = values(local.github) == tolist([for key in ["demo", "release", "submit"] : "serviceAccount:slipway-dev-${key}@test-project.iam.gserviceaccount.com"])
+    error_message = "the accounts of environments/github, by name"
   }
   assert {
     condition     = output.gpu_quota["nvidia-l4"] == 2 && output.log_bucket != ""
@@ -74,7 +54,7 @@ run "everything_that_is_optional" {
 run "vertex_gets_its_rights" {
   variables {
     vertex = true
-    github = { repository_id = "123", owner_id = "456", state_bucket = "state" }
+    github = true
   }
 
   assert {
@@ -82,7 +62,7 @@ run "vertex_gets_its_rights" {
     error_message = "slipway submit --target vertex reads them"
   }
   assert {
-    condition     = google_service_account_iam_member.vertex[0].role == "roles/iam.serviceAccountUser"
+    condition     = google_service_account_iam_member.vertex[0].role == "roles/iam.serviceAccountUser" && google_project_iam_member.vertex[0].member == local.github["submit"]
     error_message = "who submits may say that the run acts as the steps' account"
   }
 }
@@ -100,12 +80,24 @@ run "nothing_that_is_optional" {
   }
 
   assert {
-    condition     = output.dns_records == null && output.github == null && output.platform.PLATFORM_EDGE_HOSTNAME == "" && output.platform.PLATFORM_EDGE_IAP == "false"
+    condition     = output.dns_records == null && length(local.github) == 0 && output.platform.PLATFORM_EDGE_HOSTNAME == "" && output.platform.PLATFORM_EDGE_IAP == "false"
     error_message = "no door, no GitHub"
   }
   assert {
     condition     = output.platform.PLATFORM_DATABASE_MLFLOW == "" && output.platform.PLATFORM_CLUSTER == "slipway-eph"
     error_message = "no database"
+  }
+}
+
+run "a_preview_s_nodes_read_its_images" {
+  command = plan
+  variables {
+    environment = "ephemeral"
+    github      = true
+  }
+  assert {
+    condition     = google_artifact_registry_repository_iam_member.previews[0].repository == "slipway-eph-previews" && contains(local.registries, "us-central1-docker.pkg.dev/test-project/slipway-eph-previews")
+    error_message = "what the pull request's server is pulled from"
   }
 }
 
