@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+
+_STOP_SECONDS = 600
+"""Terraform ends once what Google makes at the moment is made; a cluster takes its time. GitHub kills it sooner."""
 
 
 class CiError(RuntimeError):
@@ -32,11 +37,14 @@ def run(
     env: Mapping[str, str] | None = None,
     given: str | None = None,
     seconds: float = 3600,
-) -> None:
-    """Run a program whose output is shown. Raises CiError when it fails or takes longer."""
+    good: Collection[int] = (0,),
+) -> int:
+    """Run a program whose output is shown; its exit code, one of `good`. Raises CiError, also when it takes longer."""
     words = [str(word) for word in command]
     print("+", " ".join(words), file=sys.stderr, flush=True)
-    _judge(words, _start(words, cwd, env, given, seconds, shown=True))
+    done = _start(words, cwd, env, given, seconds, shown=True)
+    _judge(words, done, good)
+    return done.returncode
 
 
 def ask(
@@ -62,24 +70,45 @@ def _start(
     *,
     shown: bool,
 ) -> subprocess.CompletedProcess[str]:
+    pipe = None if shown else subprocess.PIPE
     try:
-        return subprocess.run(
+        process = subprocess.Popen(
             words,
             cwd=cwd or ROOT,
             env={**os.environ, **(env or {})},
-            input=given,
-            stdin=subprocess.DEVNULL if given is None else None,
-            capture_output=not shown,
+            stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
+            stdout=pipe,
+            stderr=pipe,
             text=True,
-            timeout=seconds,
+            # a terminal's Ctrl-C reaches this process alone: Terraform takes a second one for "at once, lock or not"
+            process_group=0,
         )
     except FileNotFoundError as error:
         raise CiError(f"{words[0]} is not installed") from error
-    except subprocess.TimeoutExpired as error:
-        raise CiError(f"`{' '.join(words[:3])} …` has not ended after {seconds:g} s") from error
+    with process:
+        try:
+            said, complained = process.communicate(given, timeout=seconds)
+        except BaseException as error:
+            _stop(process)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise CiError(f"`{' '.join(words[:3])} …` has not ended after {seconds:g} s") from error
+            raise
+    return subprocess.CompletedProcess(words, process.returncode, said, complained)
 
 
-def _judge(words: list[str], done: subprocess.CompletedProcess[str]) -> None:
-    if done.returncode:
+def _stop(process: subprocess.Popen[str]) -> None:
+    """Ask it to end, and wait until it has: a Terraform that is killed leaves its state locked for ever."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.communicate(timeout=_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def _judge(words: list[str], done: subprocess.CompletedProcess[str], good: Collection[int] = (0,)) -> None:
+    if done.returncode not in good:
         said = "\n".join((done.stderr or "").strip().splitlines()[-8:])
         raise CiError(f"`{' '.join(words[:4])} …` ended with {done.returncode}" + (f":\n{said}" if said else ""))

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -90,11 +91,26 @@ def carry_out(module: str, commands: Mapping[str, Callable[[], object]], argumen
     if len(arguments) != 1 or arguments[0] not in commands:
         print(f"usage: python -m {module} {'|'.join(commands)}", file=sys.stderr)
         return 2
+    before = {number: signal.signal(number, _end) for number in _ENDING}
     try:
         commands[arguments[0]]()
     except CiError as error:
         return fail(error)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
+
+
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+"""GitHub sends the first to a job that is cancelled, the second 7.5 seconds later, and kills it after 2.5 more."""
+
+
+def _end(number: int, _: object) -> None:
+    """As an exception a signal passes through what cleans up, which the next one must not cut short."""
+    for each in _ENDING:
+        signal.signal(each, lambda *_: None)  # unlike SIG_IGN, not handed on to the programs that clean up
+    raise CiError(f"ended by signal {signal.Signals(number).name}")
 
 
 def fail(error: Exception) -> int:

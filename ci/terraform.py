@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,16 +46,17 @@ class Terraform:
         self._run("apply", "-auto-approve", *self._changing())
 
     def destroy(self) -> None:
+        """For a state on which nobody works any more: a lock on it is one that a killed job has left."""
+        self._unlock()
         self._run("destroy", "-auto-approve", *self._changing())
 
     def plan(self, out: Path) -> bool:
         """Write a plan; whether it changes anything."""
         command = self._command("plan", f"-out={out}", "-detailed-exitcode", *self._changing())
-        env = {**os.environ, **self.environment}
-        code = subprocess.run(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL).returncode
-        if code not in (0, 2):  # 2: it would change something
-            raise CiError(f"terraform plan ended with {code}; its words are above")
-        return code == 2
+        code = run(command, env=self.environment, good=(0, 1, 2))
+        if code == 1:
+            raise CiError("terraform plan ended with 1; its words are above")
+        return code == 2  # it would change something
 
     def apply_plan(self, plan: Path) -> None:
         """Exactly what was planned; Terraform itself refuses a plan that the state has overtaken."""
@@ -76,6 +75,32 @@ class Terraform:
         """Whether the state knows of anything; there may be no state at all."""
         told = ask(self._command("state", "pull"), env=self.environment)
         return bool(told.strip()) and bool(json.loads(told)["resources"])
+
+    def changed(self) -> str:
+        """When a state that knows of anything was last written; "" where none does. Asked without `init`."""
+        name = "default.tfstate"
+        written = self._object(name).get("creation_time", "")
+        return (
+            written if written and json.loads(ask(["gcloud", "storage", "cat", self._url(name)]))["resources"] else ""
+        )
+
+    def _unlock(self) -> None:
+        """The lock is an object beside the state, and its id that object's generation; nothing makes it expire."""
+        if generation := self._object("default.tflock").get("generation"):
+            self._run("force-unlock", "-force", str(generation))
+
+    def _object(self, name: str) -> dict[str, Any]:
+        """What Google says of an object beside the state; {} when there is none."""
+        try:
+            told = ask(["gcloud", "storage", "objects", "describe", self._url(name), "--format=json"])
+        except CiError as error:
+            if "404" in str(error) or "not found" in str(error):
+                return {}
+            raise
+        return json.loads(told or "{}")
+
+    def _url(self, name: str) -> str:
+        return f"gs://{self.bucket}/{self.prefix}/{name}"
 
     def _changing(self) -> list[str]:
         return [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -156,14 +155,7 @@ def swept() -> None:
 COMMANDS = {"push": push, "deploy": deploy, "wait": wait, "destroy": destroy, "run": whole, "sweep": swept}
 
 
-def _end(number: int, _: object) -> None:
-    """A cancelled job gets a signal: as an exception it passes through what destroys."""
-    raise CiError(f"ended by signal {signal.Signals(number).name}")
-
-
 def main(arguments: list[str]) -> int:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
     return job.carry_out("ci.preview", COMMANDS, arguments)
 
 

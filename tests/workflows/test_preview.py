@@ -16,6 +16,7 @@ from ci.commands import CiError
 from ci.preview import preview
 from ci.preview.cloud_run import CloudRun, name_of
 from ci.preview.preview import Clock
+from ci.terraform import Terraform
 from tests.workflows import layouts, tools
 from tests.workflows.conftest import SETTINGS
 from tests.workflows.fakes import Programs, Service
@@ -380,6 +381,29 @@ def test_destroying_past_a_lock_that_a_dead_job_left(tmp_path: Path, monkeypatch
     assert [line for line in programs.lines("gcloud") if "delete preview-pr-7" in line]
 
 
+def test_a_lock_that_a_killed_job_left_is_given_back(cloud: Cloud, settings: str):
+    """The runner killed Terraform in the middle of `apply`; the lock is an object that never expires."""
+    held = "objects describe gs://my-project-terraform/slipway/cloudrun/preview-pr-7/default.tflock"
+    cloud.programs.answer("terraform", "force-unlock -force 1700000000000001$")
+    cloud.programs.answer("terraform", "state pull", says=STATE)
+    cloud.programs.answer("gcloud", held, says=json.dumps({"generation": "1700000000000001"}))
+    cloud.programs.answer("gcloud", "run services list", says="[]")
+    done = cloud.step("destroy", "make preview-destroy", values(settings))
+    assert done.returncode == 0, done.stderr
+    verbs = [call.words[1] for call in cloud.programs.calls("terraform")]
+    assert verbs == ["init", "state", "force-unlock", "destroy"]
+
+
+def test_a_lock_that_cannot_be_asked_for_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    programs = Programs(tmp_path / "bin")
+    programs.put("terraform")
+    programs.answer("gcloud", "objects describe", complains="403: no storage.objects.get", code=1)
+    monkeypatch.setenv("PATH", programs.path)
+    with pytest.raises(CiError, match="403"):
+        Terraform("cloudrun", "my-project-terraform", "slipway/cloudrun/preview-pr-7").destroy()
+    assert programs.calls("terraform") == []
+
+
 def test_waiting_ends_with_the_label(cloud: Cloud, settings: str):
     told = {"state": "open", "labels": [{"name": "preview"}, {"name": "preview-end"}]}
     cloud.service.set("GET", "/repos/somebody/slipway/pulls/7", (200, told))
@@ -399,7 +423,19 @@ def test_a_name_that_would_be_none_is_refused(key: str):
         name_of(key)
 
 
-@pytest.mark.parametrize("command", ["run services list", "run services delete", "container clusters list"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run services list",
+        "run services delete",
+        "container clusters list",
+        "container clusters delete",
+        "container operations list",
+        "container operations wait",
+        "storage objects describe",
+        "storage cat",
+    ],
+)
 def test_gcloud_knows_the_commands(command: str):
     done = subprocess.run(
         [tools.path("gcloud"), *command.split(), "--help"], capture_output=True, text=True, timeout=60
