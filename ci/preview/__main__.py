@@ -145,6 +145,7 @@ def swept() -> None:
     now, clock = datetime.now(UTC), preview.Clock()
     if os.environ.get("TARGET", "cloudrun") == "gke":
         left = sweep.left_clusters(gke.clusters(job.setting("project_id")), now)
+        left = left or sweep.left_state(_gke().changed(), now)
         done = sweep.sweep(left, _gke, clock)
     else:
         left = sweep.left_services(cloud_run.services(job.setting("project_id"), job.setting("region")), now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,15 +71,27 @@ class Gke:
         return f"in the cluster `{self.cluster}`:\n\n{job.fenced(commands)}"
 
     def destroy(self) -> None:
+        """By its state; a cluster that no state knows, because the job died while it was made, by its name."""
         terraform = self._terraform()
         terraform.init()
-        if not terraform.holds():
-            return
+        try:
+            if terraform.holds():
+                self._empty_if_it_answers()
+                terraform.destroy()
+        finally:
+            # Terraform cannot destroy the network while such a cluster stands in it: the next try does
+            if self.exists():
+                self._delete()
+
+    def changed(self) -> str:
+        """When a state that still holds something was last written; "" where nothing is left."""
+        return self._terraform().changed()
+
+    def _empty_if_it_answers(self) -> None:
         try:
             self._empty()
         except CiError as error:  # a cluster that was never made, or no longer answers, has nothing to give back
             print(f"the cluster could not be emptied: {error}", file=sys.stderr)
-        terraform.destroy()
 
     def _empty(self) -> None:
         """What the cluster itself made at Google: a load balancer would keep the network, a disk would cost."""
@@ -87,6 +99,16 @@ class Gke:
             for kinds, namespace in MADE_AT_GOOGLE:
                 flags = [f"--namespace={namespace}", "--all", "--ignore-not-found", "--timeout=10m"]
                 run([program("kubectl"), "delete", kinds, *flags], env=environment)
+
+    def _delete(self) -> None:
+        where = [f"--project={self.project}", f"--location={self.region}"]
+        # Google refuses while it is still being made
+        running = f'--filter=status!=DONE AND targetLink~"/clusters/{self.cluster}(/|$)"'
+        listed = ask(["gcloud", "container", "operations", "list", *where, running, "--format=value(name)"])
+        for operation in listed.split():
+            with suppress(CiError):  # one that failed is over too
+                run(["gcloud", "container", "operations", "wait", operation, *where])
+        run(["gcloud", "container", "clusters", "delete", self.cluster, *where, "--quiet"])
 
     def exists(self) -> bool:
         return any(one["name"] == self.cluster for one in clusters(self.project))

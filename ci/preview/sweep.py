@@ -1,4 +1,8 @@
-"""Finds previews that outlived their job, by label and age, and destroys them."""
+"""Finds previews that outlived their jobs, by label or state and by age, and destroys them.
+
+What is older than all jobs of a preview together can take (.github/workflows/preview.yml) is nobody's any more, and
+neither is a lock on its state.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,11 @@ from ci.commands import CiError
 from ci.preview.cloud_run import PREFIX
 from ci.preview.preview import Clock, Target, destroy
 
-OLDEST = timedelta(minutes=45)
-"""A preview lives ten minutes, and its job at most forty."""
+OLDEST = timedelta(minutes=75)
+"""On Cloud Run."""
 
-OLDEST_CLUSTER = timedelta(hours=3)
-"""The whole platform takes half an hour to make, and as long to destroy."""
+OLDEST_CLUSTER = timedelta(hours=4)
+"""On GKE: the whole platform takes half an hour to make, and as long to destroy."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,11 @@ def left_clusters(listed: Iterable[dict[str, Any]], now: datetime, oldest: timed
     """Among GKE's clusters, those of the environment `ephemeral` that are too old."""
     found = [(one["name"], one["createTime"]) for one in listed if _ephemeral(one.get("resourceLabels", {}))]
     return _old(found, now, oldest)
+
+
+def left_state(changed: str, now: datetime, oldest: timedelta = OLDEST_CLUSTER) -> list[Left]:
+    """The state of `ephemeral` that still holds something and was long not written: its cluster may be gone."""
+    return _old([("the rest of ephemeral", changed)] if changed else [], now, oldest)
 
 
 def _ephemeral(labels: dict[str, str]) -> bool:

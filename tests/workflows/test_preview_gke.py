@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -92,6 +93,37 @@ def test_a_cluster_that_does_not_answer_is_destroyed_all_the_same(programs: Prog
     programs.answer(name, words, code=1)
     target().destroy()
     assert any("destroy" in call.words for call in programs.calls("terraform"))
+
+
+STANDS = json.dumps([{"name": "slipway-eph"}])
+
+
+def test_a_cluster_that_no_state_knows_is_deleted_by_its_name(programs: Programs):
+    """The job was killed while Google made it, and goes on making it."""
+    programs.before("gcloud", "clusters list", says=STANDS, times=1)
+    programs.answer("gcloud", "operations list", says="operation-1\n")
+    programs.answer("gcloud", "operations wait", code=1)  # making it failed
+    programs.answer("terraform", "destroy", code=1, times=1)  # the cluster stands in the network
+    preview.destroy(target(), Time().clock)
+    told = [line for line in programs.lines("gcloud", "terraform") if re.search("wait|delete|destroy", line)]
+    assert [
+        re.search(r"destroy|operations wait operation-1|clusters delete slipway-eph", line)[0] for line in told
+    ] == [  # type: ignore[index]
+        "destroy",
+        "operations wait operation-1",
+        "clusters delete slipway-eph",
+        "destroy",
+    ]
+    (deleted,) = [line for line in told if "delete" in line]
+    assert deleted.endswith("--project=my-project --location=us-central1 --quiet")
+
+
+def test_one_that_stands_without_any_state_goes_too(programs: Programs):
+    programs.before("terraform", "state pull", says="")
+    programs.before("gcloud", "clusters list", says=STANDS, times=1)
+    preview.destroy(target(), Time().clock)
+    assert any("clusters delete slipway-eph" in line for line in programs.lines("gcloud"))
+    assert not any("destroy" in call.words for call in programs.calls("terraform"))
 
 
 def test_a_platform_that_cannot_be_installed_is_destroyed(programs: Programs):
