@@ -5,6 +5,7 @@ output "cluster" {
     name          = google_container_cluster.cluster.name
     location      = google_container_cluster.cluster.location
     node_account  = google_service_account.node.email
+    zones         = var.zones
     workload_pool = "${var.project_id}.svc.id.goog"
   }
 }

@@ -8,6 +8,9 @@ resource "google_container_node_pool" "pool" {
   cluster        = var.cluster.id
   node_locations = each.value.zones
 
+  # in each zone: the autoscaler keeps min_nodes, and does not raise a pool that begins below them
+  initial_node_count = ceil(each.value.min_nodes / length(coalesce(each.value.zones, var.cluster.zones)))
+
   autoscaling {
     total_min_node_count = each.value.min_nodes
     total_max_node_count = each.value.max_nodes

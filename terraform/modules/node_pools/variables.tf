@@ -8,6 +8,7 @@ variable "cluster" {
   type = object({
     id           = string
     node_account = string
+    zones        = list(string)
   })
 }
 

@@ -4,7 +4,7 @@ mock_provider "google" {
 
 variables {
   project_id = "test-project"
-  cluster    = { id = "projects/p/locations/l/clusters/c", node_account = "node@p.iam.gserviceaccount.com" }
+  cluster    = { id = "projects/p/locations/l/clusters/c", node_account = "node@p.iam.gserviceaccount.com", zones = ["us-central1-a", "us-central1-b"] }
   node_tag   = "slipway-node"
   pools = {
     cpu  = { machine_type = "e2-standard-4", min_nodes = 1, max_nodes = 5 }
@@ -31,6 +31,21 @@ run "the_map_makes_what_it_says" {
   assert {
     condition     = alltrue([for pool in google_container_node_pool.pool : pool.autoscaling[0].location_policy == "ANY"])
     error_message = "nodes come where there is room"
+  }
+}
+
+run "a_pool_begins_with_the_nodes_that_it_never_goes_below" {
+  command = plan
+  variables {
+    pools = {
+      none  = { machine_type = "e2-standard-4", max_nodes = 5 }
+      three = { machine_type = "e2-standard-4", min_nodes = 3, max_nodes = 5 }
+      alone = { machine_type = "e2-standard-4", min_nodes = 3, max_nodes = 5, zones = ["us-central1-a"] }
+    }
+  }
+  assert {
+    condition     = { for name, pool in google_container_node_pool.pool : name => pool.initial_node_count } == { alone = 3, none = 0, three = 2 }
+    error_message = "in each zone so many that together there are min_nodes"
   }
 }
 
