@@ -92,10 +92,14 @@ def _connect(options: argparse.Namespace) -> PipelineEngine:
 
 def _prepare(options: argparse.Namespace, run_file: str) -> Submission:
     from pipelines.local_run import current_commit
-    from pipelines.submit import prepare
+    from pipelines.submit import look_ahead, prepare
 
     config = run_config.load(run_file)
-    return prepare(config, options.profile or config.placement, options.target, current_commit())
+    submission = prepare(config, options.profile or config.placement, options.target, current_commit())
+    unseen = look_ahead(config.rollout)
+    if unseen:
+        print(f"not checked whether the rollout can begin: {unseen}", file=sys.stderr)
+    return submission
 
 
 def _print(options: argparse.Namespace, value: Any, lines: list[str]) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from components.rollout.config import RolloutConfig
+from components.rollout.target import TargetError
 from components.step_config import InputError
 from components.store import sha256_json
 from pipelines.placement import PROFILES, Engine
@@ -25,6 +27,9 @@ no argument above 128 KiB (MAX_ARG_STRLEN)."""
 _STORED_BASES = re.compile(r"(hub|wheel|release):|scratch$|.+://")
 _BLIND_SECONDS = 300
 """How long an engine may be out of reach while a run is followed: a proxy or an API server that restarts."""
+
+_LOOK_SECONDS = 5.0
+"""How long the cluster that a rollout is for may take to show itself before a run is sent."""
 
 ACTIVE = {"pending", "queued", "running", "paused"}
 ENDED = {"succeeded", "failed", "canceled", "skipped"}
@@ -195,6 +200,31 @@ def find_problems(config: RunConfig, profile: str, engine: Engine) -> Iterator[s
     size = len(json.dumps(parameters, ensure_ascii=False).encode())
     if size > _MOST_PARAMETERS:
         yield f"the parameters have {size:,} bytes and a step takes {_MOST_PARAMETERS:,}; shorten the longest texts"
+
+
+def look_ahead(rollout: RolloutConfig) -> str:
+    """Look whether the rollout could begin in the cluster of KUBECONFIG; why nobody could look, or "".
+
+    A pod rolls out, with an account of its own: what this person cannot reach or may not see refuses nothing.
+    Raises TargetError for what the rollout would only find after the training.
+    """
+    from components.rollout.kserve.client import ApiError, Cluster
+    from components.rollout.kserve.target import KServeTarget
+
+    try:
+        cluster = Cluster.connect(rollout.kserve.namespace, _LOOK_SECONDS)
+    except TargetError as error:
+        return str(error)
+    try:
+        KServeTarget(rollout, cluster=cluster).refuse_early()
+    except TargetError as error:
+        if isinstance(error, ApiError) and error.status != 404:
+            return str(error)
+        raise TargetError(
+            f"the run would end without a rollout: {error}. So says the cluster {cluster.server} of KUBECONFIG; name "
+            "another one's kubeconfig there if the run is not for this one"
+        ) from error
+    return ""
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from components.rollout.target import TargetError
 from components.step_config import InputError
-from pipelines import kubeflow_cli
+from pipelines import kubeflow_cli, submit
 from pipelines.run_config import RunFileError
 from pipelines.submit import EngineError
+from tests.components.rollout.kserve.fake_api import NAMESPACE, FakeApi, running
 from tests.pipelines.engines import registry, write_run_file  # noqa: F401  (a fixture)
 from tests.pipelines.fake_kfp import FakeKubeflow, serve
 
@@ -37,6 +39,8 @@ def slipway(fake: FakeKubeflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     for name in ("KFP_TOKEN", "KFP_NAMESPACE", "KF_PIPELINES_SA_TOKEN_PATH", "KF_PIPELINES_UI_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
 
     def run(*arguments: str) -> int:
         options = parser.parse_args(arguments)
@@ -166,6 +170,75 @@ def test_a_run_file_for_a_laptop_is_refused_before_anything_is_sent(fake, slipwa
         with pytest.raises(RunFileError, match=r"run.store: '\.slipway'"):
             slipway(*arguments)
     assert fake.requests == []
+
+
+# --- the cluster where it will be rolled out --------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster(slipway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
+    """The cluster of KUBECONFIG, and a run file that is for it."""
+    path = write_run_file(tmp_path)
+    path.write_text(path.read_text().replace("placement:", f"  kserve: {{namespace: {NAMESPACE}}}\nplacement:"))
+    with running() as (api, _):
+        write_kubeconfig(tmp_path / "kubeconfig", api.url)
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+        yield api
+
+
+def write_kubeconfig(path: Path, server: str) -> None:
+    named = {
+        "clusters": [{"name": "fake", "cluster": {"server": server}}],
+        "users": [{"name": "me", "user": {"token": "mine"}}],
+        "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "me"}}],
+    }
+    path.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", "current-context": "fake", **named}))
+
+
+SENDING = [["submit", "nightly.yaml"], ["schedule", "nightly.yaml", "--cron", "0 3 * * *"]]
+
+
+@pytest.mark.parametrize("arguments", SENDING, ids=lambda words: words[0])
+def test_a_rollout_that_could_not_begin_is_refused_before_anything_is_sent(fake, slipway, cluster, arguments):
+    cluster.missing_kinds = {"inferenceservices"}
+    with pytest.raises(TargetError, match=rf"install its CustomResourceDefinition.* {cluster.url} .*KUBECONFIG"):
+        slipway(*arguments)
+    cluster.missing_kinds = set()
+    cluster.drop("gateways", "slipway", "slipway-system")
+    with pytest.raises(TargetError, match="there is no Gateway slipway-system/slipway"):
+        slipway(*arguments)
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize("arguments", SENDING, ids=lambda words: words[0])
+def test_a_rollout_that_can_begin_is_sent_without_a_word_about_it(fake, slipway, cluster, capsys, arguments):
+    assert slipway(*arguments) == 0
+    assert capsys.readouterr().err == ""
+    assert fake.all_runs or fake.recurring
+
+
+def test_without_a_cluster_to_look_at_a_run_is_sent_and_that_is_said(fake, slipway, capsys):
+    assert slipway("submit", "nightly.yaml", "--json") == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["action"] == "submitted"
+    (line,) = said.err.splitlines()
+    assert line.startswith("not checked whether the rollout can begin: no cluster to speak to")
+
+
+def test_what_this_person_may_not_see_refuses_nothing(fake, slipway, cluster, capsys):
+    cluster.denied.add(("list", "pods"))
+    assert slipway("submit", "nightly.yaml") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "can begin: cannot read Pods" in line and "HTTP 403" in line
+
+
+def test_a_cluster_that_does_not_answer_refuses_nothing(fake, slipway, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(submit, "_LOOK_SECONDS", 0.2)
+    write_kubeconfig(tmp_path / "kubeconfig", "http://127.0.0.1:1")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    assert slipway("submit", "nightly.yaml") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the API server http://127.0.0.1:1 kept failing" in line
 
 
 def test_without_an_endpoint(slipway, monkeypatch):
