@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.rollout.target import TargetError
+from components.step_config import InputError
 
 _BETWEEN_LOOKS_SECONDS = 1.0
 _BAR = 20
@@ -47,7 +48,10 @@ def _went_live(entry: dict[str, str]) -> str:
 
 
 def follow(look: Callable[[], dict[str, Any]], screen: Console) -> None:
-    """Draw again every second what `look` finds, until Ctrl-C. A look that fails is told beneath the last one."""
+    """Draw again every second what `look` finds, until Ctrl-C.
+
+    A look that fails, as before a service's first rollout, is told beneath the last one.
+    """
     shown: RenderableType = Text("looking …")
     with Live(shown, console=screen, auto_refresh=False) as live:
         try:
@@ -55,7 +59,7 @@ def follow(look: Callable[[], dict[str, Any]], screen: Console) -> None:
                 try:
                     shown = draw(look())
                     live.update(shown, refresh=True)
-                except TargetError as error:
+                except (TargetError, InputError) as error:
                     live.update(Group(shown, Text(str(error), "red")), refresh=True)
                 time.sleep(_BETWEEN_LOOKS_SECONDS)
         except KeyboardInterrupt:

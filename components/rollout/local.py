@@ -41,6 +41,7 @@ from components.rollout.target import (
     TargetError,
     Traffic,
     live_release,
+    read_config,
 )
 from components.step_config import InputError
 from components.store import Store, write_atomically
@@ -544,7 +545,7 @@ def service_names(store: Store) -> list[str]:
 def configuration(store: Store, service: str | None = None) -> RolloutConfig:
     """The configuration that a service was last rolled out with; the only service when none is named.
 
-    Raises InputError when there is none, or several to choose from.
+    Raises InputError when there is none, or several to choose from; TargetError when it cannot be read.
     """
     names = service_names(store)
     if service is None and len(names) == 1:
@@ -554,7 +555,8 @@ def configuration(store: Store, service: str | None = None) -> RolloutConfig:
     if service is None or service not in names:
         known = f"; known are {', '.join(names)}" if names else ""
         raise InputError(f"no {service or 'service'} was rolled out from {store.root}{known}")
-    return RolloutConfig.model_validate(read_state(service_directory(store, service)).config)
+    directory = service_directory(store, service)
+    return read_config(read_state(directory).config, f"the configuration in {directory / 'state.json'}")
 
 
 def process_id(process: ServerProcess) -> int | None:

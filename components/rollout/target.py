@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import httpx
+from pydantic import ValidationError
+
+from components.rollout.config import RolloutConfig
 
 
 class TargetError(RuntimeError):
@@ -121,6 +124,22 @@ def live_release(stable: str | None, candidate: str | None, routed: Mapping[str,
     The switch is the moment when the candidate gets everything, promoted or not.
     """
     return candidate if candidate and set(routed) == {candidate} else stable
+
+
+def read_config(recorded: Mapping[str, Any], where: str) -> RolloutConfig:
+    """The settings of a service's last rollout, as it wrote them down.
+
+    Raises TargetError when they are none of this Slipway's; `where` names the place for people.
+    """
+    try:
+        return RolloutConfig.model_validate(recorded)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise TargetError(
+            f"{where} is not valid for this Slipway ({f'{key}: ' if key else ''}{first['msg']}); use the version "
+            "that rolled out last, or roll out with this one, which writes it anew"
+        ) from error
 
 
 class Target(Protocol):

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from components.rollout.target import TargetError
+from components.step_config import InputError
 from pipelines import rollout_view
 from pipelines.rollout_view import draw, follow
 
@@ -68,7 +69,8 @@ def test_nothing_yet():
 
 def test_following_draws_what_changes_survives_a_failed_look_and_ends_with_ctrl_c(monkeypatch):
     monkeypatch.setattr(rollout_view, "_BETWEEN_LOOKS_SECONDS", 0)
-    looks = iter([found(), TargetError("no route to host"), found(live=NEW), KeyboardInterrupt()])
+    unknown = InputError("no chat was rolled out")
+    looks = iter([unknown, found(), TargetError("no route to host"), found(live=NEW), KeyboardInterrupt()])
 
     def look():
         value = next(looks)
@@ -81,4 +83,9 @@ def test_following_draws_what_changes_survives_a_failed_look_and_ends_with_ctrl_
     follow(look, screen)
     assert time.monotonic() - began < 5
     text = screen.file.getvalue()
-    assert text.index(f"live {OLD}") < text.index("no route to host") < text.index(f"live {NEW}")
+    assert (
+        text.index("no chat was rolled out")
+        < text.index(f"live {OLD}")
+        < text.index("no route to host")
+        < text.index(f"live {NEW}")
+    )

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ValidationError
-
-from components.rollout.config import RolloutConfig
 from components.rollout.deliver import finish
 from components.rollout.kserve.client import Cluster
 from components.rollout.kserve.objects import Record
-from components.rollout.kserve.target import UNREADABLE, KServeTarget, services
-from components.rollout.target import ChampionMoved, RolloutBusy, RolloutFailed, TargetError
+from components.rollout.kserve.target import UNREADABLE, KServeTarget, record_name, services
+from components.rollout.target import ChampionMoved, RolloutBusy, RolloutFailed, TargetError, read_config
 from components.step_config import InputError
 from components.store import Store
 from serving.release import ReleaseError
@@ -36,7 +33,7 @@ def _tend(store: Store, cluster: Cluster, service: str, record: Record) -> dict[
     if not record.latest_config:
         return told("nothing", "no rollout has begun")
     try:
-        config = RolloutConfig.model_validate(record.latest_config)
+        config = read_config(record.latest_config, record_name(service))
         holder = KServeTarget(config, cluster=cluster).held_by()
         if holder:
             return told("nothing", f"process {holder['pid']} on {holder['host']} is at work since {holder['since']}")
@@ -45,8 +42,6 @@ def _tend(store: Store, cluster: Cluster, service: str, record: Record) -> dict[
         return told("nothing", str(error))
     except (RolloutFailed, ChampionMoved) as error:
         return told("rolled back", str(error))
-    except ValidationError as error:
-        return told("failed", f"its recorded configuration is not valid: {error}")
     except (TargetError, InputError, ReleaseError, OSError) as error:
         return told("failed", str(error))
     return told("finished", f"{live['digest']} is live") if live else told("nothing", "nothing was left")

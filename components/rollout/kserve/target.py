@@ -63,6 +63,7 @@ from components.rollout.target import (
     TargetError,
     Traffic,
     live_release,
+    read_config,
 )
 from components.step_config import InputError
 from serving.release import read_release
@@ -547,7 +548,7 @@ class KServeTarget:
     def _wanted(self, digest: str, release: Path, record: Record) -> Object:
         config, origin = self._config, self._origin
         if digest == record.stable and record.config:  # as it went live: a new rollout's settings are not proven yet
-            config = RolloutConfig.model_validate(record.config)
+            config = read_config(record.config, record_name(self._service))
             origin = Origin(run_id=next((one.run_id for one in reversed(record.history) if one.digest == digest), ""))
         facts = {
             "run": origin.run,
@@ -736,7 +737,7 @@ def services(cluster: Cluster) -> dict[str, Record]:
 def recorded_config(cluster: Cluster, service: str | None = None) -> RolloutConfig:
     """The configuration that a service was last rolled out with; the only service when none is named.
 
-    Raises InputError when there is none, or several to choose from.
+    Raises InputError when there is none, or several to choose from; TargetError when it cannot be read.
     """
     found = services(cluster)
     if service is None and len(found) == 1:
@@ -746,7 +747,12 @@ def recorded_config(cluster: Cluster, service: str | None = None) -> RolloutConf
     if service is None or service not in found or not found[service].latest_config:
         known = f"; known are {', '.join(sorted(found))}" if found else ""
         raise InputError(f"no {service or 'service'} was rolled out to namespace {cluster.namespace}{known}")
-    return RolloutConfig.model_validate(found[service].latest_config)
+    return read_config(found[service].latest_config, record_name(service))
+
+
+def record_name(service: str) -> str:
+    """What people are told when the configuration of a service's last rollout cannot be read."""
+    return f"the configuration in the annotations of HTTPRoute {service}"
 
 
 def _digest(isvc: Object) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from components.rollout import deliver
+from components.rollout import deliver, local
 from components.rollout.config import KServeConfig, RolloutConfig
 from components.rollout.kserve.publish import publish
 from components.rollout.local import LocalTarget
@@ -84,3 +86,14 @@ def test_down_does_not_end_what_a_cluster_serves(published):
 def test_the_local_configuration_is_the_last_one_used(place):
     place.roll(place.release("first"))
     assert configuration(place.store) == configuration(place.store, RolloutConfig(service="chat")) == place.config
+
+
+def test_a_local_configuration_of_another_version_is_no_traceback(place):
+    place.roll(place.release("first"))
+    file = local.service_directory(place.store, "chat") / "state.json"
+    written = file.read_text()
+    state = json.loads(written)
+    file.write_text(json.dumps(state | {"config": state["config"] | {"zone": "b"}}))
+    with pytest.raises(TargetError, match=r"state\.json is not valid for this Slipway \(zone: .*use the version"):
+        configuration(place.store)
+    file.write_text(written)  # so that its server can be ended

@@ -347,6 +347,17 @@ def test_the_configuration_stands_in_the_cluster(place, served):
         recorded_config(place.cluster(), "other")
 
 
+def test_a_configuration_of_another_version_is_no_traceback(place, served, one):
+    written = json.loads(place.annotations()["slipway.dev/config"])
+    place.annotations()["slipway.dev/config"] = json.dumps({**written, "kserve": {**written["kserve"], "zone": "b"}})
+    words = r"HTTPRoute chat is not valid for this Slipway \(kserve\.zone: .*\); use the version .* or roll out"
+    with pytest.raises(TargetError, match=words):
+        recorded_config(place.cluster(), "chat")
+    place.api.drop("inferenceservices", name(one[0]))
+    with pytest.raises(TargetError, match=words):
+        served.apply(*one)
+
+
 def test_two_services_must_be_named(place, served, two):
     other = place.target(service="other", kserve={"hostname": "other.test"})
     with other.hold():
