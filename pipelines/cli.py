@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     seen = _command(rollout, rollout_status, "what is served, and how", name="status", run_file=True, target=True)
     seen.add_argument("--follow", action="store_true", help="draw it again every second, until Ctrl-C")
+    seen.set_defaults(refuse=seen.error)
     back = _command(rollout, rollout_back, "return to an earlier release", name="back", run_file=False, target=True)
     back.add_argument("digest", nargs="?", help="the release; the previous one by default (a unique prefix is enough)")
     _add_run_option(back)
@@ -146,7 +147,7 @@ def doctor(options: argparse.Namespace) -> int:
     from pipelines.doctor import examine
 
     config = run_config.load(options.run_file)
-    checks = examine(Path(config.run.store), config.rollout.port)
+    checks = examine(Path(config.run.store), config.rollout.port if config.rollout.target == "local" else None)
 
     def draw() -> None:
         for check in checks:
@@ -295,6 +296,8 @@ def rollout_status(options: argparse.Namespace) -> int:
     from components.rollout.deliver import status
     from pipelines.rollout_view import draw, follow
 
+    if options.follow and options.json:
+        options.refuse("--follow draws for people and --json prints once; choose one")
     store, config = _place(options)
     if options.follow:
         follow(lambda: status(store, config), _SCREEN)

@@ -29,8 +29,8 @@ class Check:
     required: bool = True
 
 
-def examine(store: Path, port: int) -> list[Check]:
-    """All checks of this machine, in reading order."""
+def examine(store: Path, port: int | None) -> list[Check]:
+    """All checks of this machine, in reading order; `port` is the front's, None when a cluster serves."""
     missing = [name for name in _MODULES if importlib.util.find_spec(name) is None]
     memory = psutil.virtual_memory().available / 2**30
     existing = next(path for path in (store, *store.resolve().parents) if path.exists())
@@ -43,7 +43,7 @@ def examine(store: Path, port: int) -> list[Check]:
             "memory", memory >= _MEMORY_GIB, f"{memory:.1f} GiB available", f"the laptop run needs {_MEMORY_GIB} GiB"
         ),
         Check("disk", disk >= DISK_GIB, f"{disk:.1f} GiB free at {existing}", f"{DISK_GIB} GiB are needed"),
-        _port(port),
+        *([] if port is None else [_port(port)]),
         _present("HF_TOKEN", "needed only for gated models on the Hub"),
         _present("GOOGLE_APPLICATION_CREDENTIALS", "needed only for gs:// data without gcloud's own login"),
     ]

@@ -51,6 +51,19 @@ class RunConfig(StepConfig):
         check_together(self.data, self.base)
         return self
 
+    @model_validator(mode="after")
+    def _rollout_ignores_nothing(self) -> RunConfig:
+        """Not in the rollout's own schema: that also reads what earlier rollouts wrote down, which harms nobody."""
+        rollout, default = self.rollout, RolloutConfig()
+        if rollout.target == "kserve" and rollout.port != default.port:
+            raise ValueError(f"rollout.port {rollout.port} is for target local; leave it out, a gateway has its own")
+        if rollout.strategy == "replace" and rollout.stages != default.stages:
+            raise ValueError(
+                f"rollout.stages {rollout.stages} are for strategy surge: with replace, the new release has all the "
+                "traffic from the beginning; leave them out"
+            )
+        return self
+
     def parameters(self) -> dict[str, dict[str, Any]]:
         """The pipeline's seven dict parameters, complete with defaults.
 
@@ -128,13 +141,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _set_target(sections: dict[str, Any], target: str) -> None:
-    """Another target than the file's; what the file says about a cluster is then of no use on this machine."""
+    """Another target than the file's; what the file says for its own is then of no use."""
     rollout: Any = sections.setdefault("rollout", {})
     if isinstance(rollout, dict):
         settings = cast(dict[str, Any], rollout)
         settings["target"] = target
-        if target == "local":
-            settings.pop("kserve", None)
+        settings.pop({"local": "kserve", "kserve": "port"}[target], None)
 
 
 def _read_text_files(sections: dict[str, Any], run_file: Path) -> None:

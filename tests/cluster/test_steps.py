@@ -65,7 +65,8 @@ def run_file(folder: Path, store: str, rollout: dict[str, Any]) -> Path:
     content["run"]["store"] = store
     # Both have two cores here; said, because the number of threads decides the order of additions.
     content["training"]["threads"] = 2
-    content["rollout"] = content["rollout"] | rollout
+    del content["rollout"]["port"]  # the laptop's run has its own, and a cluster's gateway too
+    content["rollout"] |= rollout
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "smoke.yaml").write_text(yaml.safe_dump(content))
     return folder / "smoke.yaml"

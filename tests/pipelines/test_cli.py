@@ -51,6 +51,20 @@ def test_an_unknown_target_is_wrong_usage(run_file, capsys):
     assert "local, kserve" in capsys.readouterr().err.replace("'", "")
 
 
+def test_the_doctor_leaves_alone_a_port_that_the_run_never_uses(run_file, capsys):
+    main(["doctor", run_file("local"), "--json"])
+    assert "port 8000" in capsys.readouterr().out
+    main(["doctor", run_file("kserve"), "--json"])
+    assert "port" not in capsys.readouterr().out
+
+
+def test_following_takes_no_json(run_file, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["rollout", "status", run_file("local"), "--follow", "--json"])
+    assert ended.value.code == 2
+    assert "choose one" in capsys.readouterr().err
+
+
 def test_down_ends_nothing_on_a_cluster_and_says_how(run_file, capsys):
     assert main(["down", run_file("kserve")]) == FAILED
     assert "kubectl -n slipway-serving delete" in capsys.readouterr().err

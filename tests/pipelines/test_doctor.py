@@ -97,6 +97,10 @@ def test_a_free_port_is_free_and_stays_free(tmp_path, free_port):
         taken.bind(("127.0.0.1", free_port))
 
 
+def test_a_run_that_a_cluster_serves_needs_no_port_here(tmp_path):
+    assert [check.name for check in examine(tmp_path, None) if check.name.startswith("port")] == []
+
+
 FRONT = json.dumps({"status": "ok", "routes": {"service": "energy-chat", "backends": []}}).encode()
 
 

@@ -66,7 +66,16 @@ def test_the_command_line_overrides_the_target_and_what_only_the_other_one_reads
     here, there = run_config.load(str(path), target="local"), run_config.load(str(path))
     assert (here.rollout.target, here.rollout.min_requests, here.rollout.kserve.replicas) == ("local", 7, 1)
     assert (there.rollout.target, there.rollout.kserve.replicas) == ("kserve", 2)
-    assert run_config.load(str(write(tmp_path, "")), target="kserve").rollout.target == "kserve"
+    path = write(tmp_path, "rollout: {port: 8001}")
+    here, there = run_config.load(str(path)), run_config.load(str(path), target="kserve")
+    assert (here.rollout.target, here.rollout.port) == ("local", 8001)
+    assert (there.rollout.target, there.rollout.port) == ("kserve", 8000)
+
+
+def test_a_default_that_is_written_down_is_no_mistake(tmp_path):
+    text = "rollout: {target: kserve, port: 8000, strategy: replace, stages: [10, 50, 100]}"
+    config = run_config.load(str(write(tmp_path, text)))
+    assert run_config.RunConfig.model_validate({**config.parameters(), "placement": "cpu"}) == config
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in run_config.RUNS.glob("*.yaml")))
@@ -173,6 +182,11 @@ ONE_MISTAKE = [
     ("rollout: {stages: [50, 10, 100]}", ": rollout.stages: [50, 10, 100]: must rise from at least 1 to 100"),
     ("rollout: {stages: [10, 50]}", ": rollout.stages: [10, 50]: must rise from at least 1 to 100"),
     ("rollout: {stages: []}", ": rollout.stages: []: must be a list of at least 1, each item a whole number"),
+    ("rollout: {target: kserve, port: 8001}", ": rollout.port 8001 is for target local; leave it out"),
+    (
+        "rollout: {strategy: replace, stages: [50, 100]}",
+        ": rollout.stages [50, 100] are for strategy surge: with replace, the new release has all the traffic",
+    ),
     ("rollout: {kserve: {gpus: 1}}", ": rollout: kserve (gpus) is for target kserve; set target: kserve, or leave"),
     (
         "rollout: {target: kserve, drain_seconds: 300}",
