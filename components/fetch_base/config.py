@@ -18,17 +18,28 @@ class ScratchModel(StepConfig):
     """A small model with random weights and a byte-level BPE tokenizer trained on the bundled corpus."""
 
     architecture: Literal["llama", "gpt2"] = "llama"
+    """Llama has rotary positions, GPT-2 learned ones."""
+
     layers: int = Field(default=2, ge=1)
+    """Transformer blocks."""
+
     width: int = Field(default=64, ge=8)
+    """Size of the hidden states; a multiple of heads."""
+
     heads: int = Field(default=4, ge=1)
+    """Attention heads of each block."""
+
     vocabulary: int = Field(default=1024, ge=300)
     """Tokens of the BPE vocabulary, bytes and special tokens included."""
 
     context_length: int = Field(default=512, ge=64)
+    """Most tokens that it reads; data.max_tokens must fit."""
+
     corpus: list[str] = Field(min_length=1)
     """Text files that the tokenizer is trained on."""
 
     seed: int = 0
+    """Of the weights."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "ScratchModel":
@@ -94,7 +105,7 @@ class BaseConfig(StepConfig):
         return generation
 
     @model_validator(mode="after")
-    def _pinned(self) -> "BaseConfig":
+    def _fits_its_source(self) -> "BaseConfig":
         kind = self.source.partition(":")[0]
         if kind == "hub" and not (len(self.revision) == 40 and set(self.revision) <= set("0123456789abcdef")):
             raise ValueError(
@@ -102,6 +113,8 @@ class BaseConfig(StepConfig):
             )
         if kind == "wheel" and not (len(self.revision) == 64 and set(self.revision) <= set("0123456789abcdef")):
             raise ValueError(f"revision {self.revision!r} does not pin {self.source}; give the wheel's sha256")
+        if kind != "hub" and self.allow_patterns != type(self).model_fields["allow_patterns"].default:
+            raise ValueError(f"allow_patterns are for a source of the Hub, and {self.source} is none; leave them out")
         if (self.source == "scratch") != (self.scratch is not None):
             raise ValueError('source "scratch" and the block scratch: go together')
         return self

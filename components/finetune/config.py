@@ -2,20 +2,25 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.step_config import StepConfig
+
+_ADAPTER = ("rank", "alpha", "dropout", "target_modules")
 
 
 class TrainingConfig(StepConfig):
     """One fine-tuning run: LoRA or all weights."""
 
     method: Literal["lora", "full"] = "lora"
+    """"lora" trains an adapter beside the frozen base; "full" trains every weight, without one."""
 
     rank: int = Field(default=16, ge=1)
     """Rank of the adapter matrices; their output is scaled by alpha / rank (Hu et al. 2021)."""
 
     alpha: float = Field(default=32, gt=0)
+    """Scale of the adapter; see rank."""
+
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Of the adapter's input."""
 
@@ -29,8 +34,13 @@ class TrainingConfig(StepConfig):
     """Share of the steps in which the rate rises linearly from 0."""
 
     weight_decay: float = Field(default=0.0, ge=0)
+    """Of AdamW (Loshchilov & Hutter 2019)."""
+
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Longer gradients are cut to this norm before each step."""
+
     epochs: int = Field(default=1, ge=1)
+    """How often every example is trained on."""
 
     max_train_tokens: int = Field(default=0, ge=0)
     """Stop planning batches at this many tokens in all epochs; 0 means no limit."""
@@ -55,3 +65,12 @@ class TrainingConfig(StepConfig):
     """Of the frozen base while it trains; adapters, and all weights when method is full, are float32."""
 
     seed: int = 0
+    """Of the adapter's first weights and of the order of the examples."""
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> "TrainingConfig":
+        fields = type(self).model_fields
+        changed = [name for name in _ADAPTER if getattr(self, name) != fields[name].default]
+        if self.method == "full" and changed:
+            raise ValueError(f"{', '.join(changed)} are the adapter's; leave them out, or set method: lora")
+        return self

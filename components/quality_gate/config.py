@@ -11,8 +11,13 @@ class Bound(StepConfig):
     """An absolute limit on one of the challenger's metrics."""
 
     metric: Literal["perplexity", "nll_per_token", "nats_per_byte"]
+    """Measured on the test split; of each, less is better."""
+
     at_most: float | None = None
+    """Above it the verdict is fail."""
+
     at_least: float | None = None
+    """Below it the verdict is fail."""
 
     @model_validator(mode="after")
     def _one_limit(self) -> "Bound":
@@ -46,3 +51,4 @@ class GateConfig(StepConfig):
     """Absolute limits; breaking one is a fail."""
 
     seed: int = 0
+    """Of the bootstrap."""

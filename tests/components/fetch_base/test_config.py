@@ -36,6 +36,7 @@ def test_every_kind_of_source_is_accepted(fields):
         ({"source": "release:../elsewhere"}, "release:sha256: with 64 hexadecimal digits"),
         ({"source": "scratch"}, "go together"),
         ({"source": "models/tiny", "scratch": {"corpus": ["corpus.txt"]}}, "go together"),
+        ({"source": "models/tiny", "allow_patterns": ["*.json"]}, "allow_patterns are for a source of the Hub"),
     ],
 )
 def test_a_source_that_is_not_pinned_or_not_well_formed_is_refused(fields, says):

@@ -28,9 +28,8 @@ from components.store import tree_files
 from tests.components.finetune.conftest import write_split
 
 ROOT = Path(__file__).parents[3]
-RUN = {
-    "rank": 4,
-    "dropout": 0.2,
+FULL = {
+    "method": "full",
     "learning_rate": 0.03,
     "epochs": 2,
     "batch_tokens": 300,
@@ -39,6 +38,9 @@ RUN = {
     "threads": 1,
 }
 """Twelve documents in packs of one or two: some eight optimizer steps, with a checkpoint after every other."""
+
+RUN = FULL | {"method": "lora", "rank": 4, "dropout": 0.2}
+BY_METHOD = {"lora": RUN, "full": FULL}
 
 
 def events(capsys):
@@ -78,7 +80,7 @@ def finished(bases, examples, tmp_path_factory):
     made = {}
 
     def finished(architecture, **changes):
-        settings = {"method": "lora", **RUN, **changes}
+        settings = BY_METHOD[changes.get("method", "lora")] | changes
         key = (architecture, *sorted(settings.items()))
         if key not in made:
             made[key] = tmp_path_factory.mktemp("finished")
@@ -176,7 +178,7 @@ def test_max_train_tokens_ends_the_training_early(bases, examples, tmp_path):
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_in_bfloat16_what_is_trained_stays_float32(method, bases, examples, tmp_path):
-    config = TrainingConfig(**RUN | {"method": method, "dtype": "bfloat16", "max_train_tokens": 300})
+    config = TrainingConfig(**BY_METHOD[method] | {"dtype": "bfloat16", "max_train_tokens": 300})
     train(config, bases["llama"], examples, tmp_path)
     (file,) = tmp_path.rglob("*.safetensors")
     assert {weight.dtype for weight in load_file(file).values()} == {torch.float32}
@@ -231,7 +233,7 @@ def test_stopped_and_resumed_it_ends_in_the_same_bytes(
 ):
     """In the middle of an epoch and between checkpoints, with dropout, and two packs to a step."""
     expected = tree_files(finished(architecture, method=method))
-    config = TrainingConfig(**RUN | {"method": method})
+    config = TrainingConfig(**BY_METHOD[method])
     for step in steps:
         stop_after(step)
         with pytest.raises(Interrupted):
@@ -427,7 +429,7 @@ def order(directory, base, examples, method):
         "store": str(directory / "store"),
         "base": str(base),
         "examples": str(examples),
-        "training": RUN | {"method": method},
+        "training": BY_METHOD[method],
         "output": str(directory / "output"),
     }
 
