@@ -7,7 +7,7 @@
 .PHONY: release-export release-smoke release-scan release-push release-sign release-submit
 .PHONY: preview-push preview-deploy preview-wait preview-destroy preview-sweep
 .PHONY: infrastructure-plan infrastructure-comment infrastructure-apply
-.PHONY: terraform-tools terraform-lock graph rights
+.PHONY: terraform-tools terraform-lock graph rights settings
 .PHONY: manifests-test platform platform-plan
 .PHONY: monitoring-test terraform-test terraform-test-full cluster cluster-images cluster-down test-cluster test-cluster-full
 
@@ -119,6 +119,9 @@ manifests-test: $(VENV)/.ready-test ## Render manifests/ for every cluster; chec
 
 rights: $(VENV)/.ready-test ## Write docs/rights.md from manifests and Terraform (needs terraform), after a change of who may do what
 	@$(BIN)/python manifests/rights.py && $(BIN)/python -m terraform.rights
+
+settings: $(VENV)/.ready-test ## Write docs/run-file.md from the schemas, after a change of what a run file may say
+	@$(BIN)/python -m pipelines.run_file_reference
 
 graph: $(VENV)/.ready-test ## Draw the pictures of terraform/README.md from the code (needs terraform)
 	@$(BIN)/python -m terraform.pictures

@@ -203,13 +203,13 @@ def _complaint(kind: str, where: Location, value: Any, message: str) -> tuple[Lo
     if kind == "invalid_key":
         return here, "unknown key: it is not text; put it in quotes if it is meant to be"
     if kind == "missing":
-        return known, f"required, and missing; give {_allowed(schema)}{_purpose(schema)}"
+        return known, f"required, and missing; give {allowed(schema)}{_purpose(schema)}"
     if isinstance(value, float) and not math.isfinite(value):
-        return known, f"{_show(value)}: must be finite: {_allowed(schema)}"
+        return known, f"{_show(value)}: must be finite: {allowed(schema)}"
     if kind == "value_error":
         shown = "" if isinstance(value, dict) else f"{_show(value)}: "
         return known, shown + message.removeprefix("Value error, ")
-    return known, f"{_show(value)}: must be {_allowed(schema)}{_advice(value, schema)}"
+    return known, f"{_show(value)}: must be {allowed(schema)}{_advice(value, schema)}"
 
 
 @cache
@@ -217,7 +217,7 @@ def _schema() -> dict[str, Any]:
     return RunConfig.model_json_schema()
 
 
-def _resolved(node: dict[str, Any]) -> dict[str, Any]:
+def resolved(node: dict[str, Any]) -> dict[str, Any]:
     """The node itself, or the one that it refers to; "or null" is left away."""
     choices = [choice for choice in node.get("anyOf", []) if choice.get("type") != "null"]
     if len(choices) == 1:
@@ -237,7 +237,7 @@ def _known_part(location: Location) -> tuple[Location, dict[str, Any]]:
             inner = node["additionalProperties"]
         if inner is None:
             return location[:depth], node
-        node = _resolved(inner)
+        node = resolved(inner)
     return location, node
 
 
@@ -248,30 +248,30 @@ def _dotted(location: Location) -> str:
 
 def _alternatives(location: Location, schema: dict[str, Any], unknown: str) -> str:
     """The keys that may stand where an unknown one was found, the likeliest first."""
-    allowed = sorted([*schema.get("properties", {}), *schema.get("propertyNames", {}).get("enum", [])])
-    allowed += [f"{setting}_file" for section, setting in _TEXT_FILES if location == (section,)]
-    near = get_close_matches(unknown, allowed, n=1)
+    keys = sorted([*schema.get("properties", {}), *schema.get("propertyNames", {}).get("enum", [])])
+    keys += [f"{setting}_file" for section, setting in _TEXT_FILES if location == (section,)]
+    near = get_close_matches(unknown, keys, n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""
-    return f"{meant}; allowed here: {', '.join(allowed)}"
+    return f"{meant}; allowed here: {', '.join(keys)}"
 
 
-def _allowed(schema: dict[str, Any]) -> str:
+def allowed(schema: dict[str, Any]) -> str:
     """What a JSON schema allows, in words."""
     if "enum" in schema:
         return f"one of {', '.join(map(str, schema['enum']))}"
     if "const" in schema:
         return str(schema["const"])
     if "anyOf" in schema:
-        return " or ".join(_allowed(_resolved(choice)) for choice in schema["anyOf"])
+        return " or ".join(allowed(resolved(choice)) for choice in schema["anyOf"])
     if "properties" in schema or "propertyNames" in schema:
         keys = [*schema.get("properties", {}), *schema.get("propertyNames", {}).get("enum", [])]
         return f"a mapping with the keys {', '.join(keys)}"
     if schema["type"] == "object":
         inner = schema["additionalProperties"]
-        return f"a mapping, each value {_allowed(_resolved(inner))}"
+        return f"a mapping, each value {allowed(resolved(inner))}"
     if schema["type"] == "array":
         least = f" of at least {schema['minItems']}" if "minItems" in schema else ""
-        return f"a list{least}, each item {_allowed(_resolved(schema['items']))}"
+        return f"a list{least}, each item {allowed(resolved(schema['items']))}"
     nouns = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
     pattern = f" that matches {schema['pattern']}" if "pattern" in schema else ""
     words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}

@@ -13,7 +13,7 @@ class TrainingConfig(StepConfig):
     """One fine-tuning run: LoRA or all weights."""
 
     method: Literal["lora", "full"] = "lora"
-    """"lora" trains an adapter beside the frozen base; "full" trains every weight, without one."""
+    """"lora" trains an adapter beside the frozen base; "full" trains every weight, without an adapter."""
 
     rank: int = Field(default=16, ge=1)
     """Rank of the adapter matrices; their output is scaled by alpha / rank (Hu et al. 2021)."""

@@ -121,7 +121,7 @@ class RolloutConfig(StepConfig):
     """"surge" runs old and new beside each other; "replace" stops the old one first, where there is room for one."""
 
     stages: list[int] = Field(default=[10, 50, 100], min_length=1)
-    """Shares of the traffic, in percent, at which a candidate is watched; the last is 100."""
+    """Shares of the traffic, in percent, at which a candidate is watched; the last is 100. For "surge"."""
 
     min_requests: int = Field(default=20, ge=1)
     """Requests that the candidate must have answered before a stage is decided; golden prompts are replayed for it."""
