@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 STEPS = sorted(path.parent.name for path in (ROOT / "components").glob("*/__init__.py"))
-SHARED = {"chat", "store", "progress", "tracking", "report", "images", "step_config"}
+SHARED = {"chat", "store", "progress", "tracking", "report", "images", "step_config", "buckets"}
 
 # Modules that a run file is checked with: they load in a blink, on a machine without a single model library.
 LIGHT = sorted(

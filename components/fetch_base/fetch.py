@@ -10,8 +10,8 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from components.fetch_base.config import BaseConfig
 from components.fetch_base.scratch import make_scratch
@@ -23,6 +23,7 @@ from serving.release import GGUF_FILE, Origin, verify_release
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
+_BLOCK = 1 << 20
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5")
 _CONVERT = (
     "convert it once, where you trust it: AutoModelForCausalLM.from_pretrained(SOURCE).save_pretrained(FOLDER), "
@@ -184,7 +185,13 @@ def _from_folder(source: str, model: Path) -> None:
     if "://" in source:
         file_system, path = _open_url(source)
         with tempfile.TemporaryDirectory() as folder:
-            file_system.get(path.rstrip("/") + "/", folder + "/", recursive=True)
+            # not file_system.get: obstore's holds a whole file in memory
+            for one in file_system.find(path.rstrip("/"), maxdepth=1):
+                with (
+                    cast(IO[bytes], file_system.open(one, "rb")) as there,
+                    Path(folder, PurePosixPath(one).name).open("wb") as here,
+                ):
+                    shutil.copyfileobj(there, here, _BLOCK)
             _copy_model(Path(folder), model)
         return
     folder = Path(source)
@@ -199,11 +206,13 @@ def _open_url(source: str) -> tuple[AbstractFileSystem, str]:
     """The file system of a URL, and the folder in it. Raises InputError when there is no such thing."""
     import fsspec
 
+    from components.buckets import BucketError, first_line
+
     try:
         file_system, path = fsspec.core.url_to_fs(source)
         found = file_system.exists(path)
-    except (ImportError, OSError, ValueError) as error:
-        raise InputError(f"base.source {source} cannot be reached: {error}") from error
+    except (ImportError, OSError, ValueError, BucketError) as error:
+        raise InputError(f"base.source {source} cannot be reached: {first_line(error)}") from error
     if not found:
         raise InputError(f"base.source {source} does not exist")
     return file_system, str(path)

@@ -24,6 +24,7 @@ import fsspec.core
 import pyarrow
 import pyarrow.parquet
 
+from components.buckets import BucketError, first_line
 from components.prepare_data.validate import Reason, Refused
 from components.step_config import InputError
 
@@ -104,8 +105,8 @@ def read_rows(source: Source) -> Iterator[Row]:
     with _opened(source.location) as file:
         try:
             yield from _reader(source.location)(source.name, file)
-        except (OSError, EOFError, pyarrow.ArrowException) as error:
-            raise InputError(f"{source.name} cannot be read: {error}") from error
+        except (OSError, EOFError, pyarrow.ArrowException, BucketError) as error:
+            raise InputError(f"{source.name} cannot be read: {first_line(error)}") from error
 
 
 def _is_local(location: str) -> bool:
@@ -122,10 +123,10 @@ def _expand(pattern: str) -> list[Source]:
         return [_source(filesystem, str(one), pattern if paths == [path] else "") for one in paths]
     except FileNotFoundError as error:
         raise InputError(f"{pattern} does not exist; relative paths start at {Path.cwd()}") from error
-    except (OSError, ImportError, ValueError) as error:
+    except (OSError, ImportError, ValueError, BucketError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{pattern} cannot be reached: {error}") from error
+        raise InputError(f"{pattern} cannot be reached: {first_line(error)}") from error
 
 
 def _source(filesystem: Any, path: str, given: str) -> Source:
@@ -137,7 +138,8 @@ def _source(filesystem: Any, path: str, given: str) -> Source:
         name = location if not Path(location).is_absolute() else Path(location).name
         return Source(name, location)
     stamps = {key.lower(): str(value) for key, value in info.items() if value}
-    version = next((stamps[key] for key in ("etag", "md5hash", "crc32c", "content-md5", "sha256") if key in stamps), "")
+    named = ("etag", "e_tag", "md5hash", "crc32c", "content-md5", "sha256")
+    version = next((stamps[key] for key in named if key in stamps), "")
     return Source(location, location, version)
 
 
@@ -148,8 +150,8 @@ def _opened(location: str, compression: str | None = "infer") -> Iterator[IO[byt
         file = cast(fsspec.core.OpenFile, fsspec.open(location, "rb", compression=compression)).open()
     except FileNotFoundError as error:
         raise InputError(f"{location} does not exist; relative paths start at {Path.cwd()}") from error
-    except (OSError, ImportError, ValueError) as error:
-        raise InputError(f"{location} cannot be opened: {error}") from error
+    except (OSError, ImportError, ValueError, BucketError) as error:
+        raise InputError(f"{location} cannot be opened: {first_line(error)}") from error
     with file:
         yield file
 

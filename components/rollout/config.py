@@ -39,8 +39,8 @@ class KServeConfig(StepConfig):
     image: str = Field(default="", pattern=r"^(|.+@sha256:[0-9a-f]{64})$")
     """Serving image by digest; "" is the runtime's own."""
 
-    releases: str = Field(default="gs://slipway/releases", pattern=r"^[a-z][a-z0-9+.-]*://[^@?#\s]*[^/@?#\s]$")
-    """Where releases are published, each at <releases>/<its digest>: a URI that fsspec knows.
+    releases: str = Field(default="gs://slipway/releases", pattern=r"^(gs|s3|file)://[^@?#\s]*[^/@?#\s]$")
+    """Where releases are published, each at <releases>/<its digest>: a bucket (gs, s3) or a folder that all nodes have.
 
     It stands in the cluster for all to read, so it holds no credentials.
     """

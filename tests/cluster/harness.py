@@ -76,7 +76,7 @@ class Cluster:
         return self.place.gateway
 
     def environment(self) -> dict[str, str]:
-        """Variables by which kubectl, the rollout, gcsfs and buildah find the cluster."""
+        """Variables by which kubectl, the rollout, obstore and buildah find the cluster."""
         return {
             "KUBECONFIG": str(self.place.kubeconfig),
             "STORAGE_EMULATOR_HOST": self.place.bucket_server,

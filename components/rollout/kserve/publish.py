@@ -156,11 +156,12 @@ class _Bucket:
 
 @dataclass
 class _Folder:
-    """A folder in any other store that fsspec knows; sizes are compared, and the fetch compares every digest."""
+    """A folder on S3, or of a file system; sizes are compared, and the fetch compares every digest."""
 
     uri: str
 
     def __post_init__(self) -> None:
+        importlib.import_module("components.buckets")
         fsspec: Any = importlib.import_module("fsspec")
         self._files, self._root = fsspec.core.url_to_fs(self.uri)
 

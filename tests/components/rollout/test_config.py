@@ -60,8 +60,10 @@ def test_a_name_must_fit_into_kserves_labels():
         RolloutConfig(target="kserve", service="a" * 38)
 
 
-@pytest.mark.parametrize("releases", ["sftp://user:word@host/x", "gs://bucket/x/", "gs://bucket/x?key=1", "bucket/x"])
-def test_an_address_that_holds_a_secret_or_is_none_is_refused(releases):
+@pytest.mark.parametrize(
+    "releases", ["sftp://user:word@host/x", "gs://bucket/x/", "gs://bucket/x?key=1", "bucket/x", "https://host/x"]
+)
+def test_an_address_that_holds_a_secret_or_cannot_be_written_to_is_refused(releases):
     with pytest.raises(ValidationError, match="releases"):
         KServeConfig(releases=releases)
 

@@ -8,6 +8,7 @@ from components.rollout.kserve.objects import release_uri
 from components.rollout.kserve.publish import fetch_small, publish
 from components.rollout.target import TargetError
 from serving.release import verify_release
+from tests.components.bucket_server import bucket_server
 
 
 @pytest.fixture
@@ -93,3 +94,20 @@ def test_another_release_is_not_published_under_this_name(place, release):
 
 def test_the_last_part_of_the_address_is_the_digest():
     assert release_uri("gs://b/releases", "sha256:" + "1" * 64) == "gs://b/releases/" + "1" * 64
+
+
+def test_a_release_is_published_to_s3_and_read_from_there(place, release, monkeypatch):
+    digest, directory = release
+    with bucket_server() as (address, objects):
+        for name, value in {
+            "AWS_ENDPOINT_URL": address,
+            "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "eu-west-3",
+        }.items():
+            monkeypatch.setenv(name, value)
+        assert publish(directory, "s3://mine/releases", digest)[-1] == "release.json"
+        assert objects[f"mine/releases/{digest[7:]}/part/more"] == (directory / "part/more").read_bytes()
+        assert publish(directory, "s3://mine/releases", digest) == []
+        small = fetch_small("s3://mine/releases", digest, place.root / "small")
+    assert {path.name for path in small.iterdir()} == {"release.json", "golden.json"}
