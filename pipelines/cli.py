@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,9 @@ from pipelines.platform_parts import ENVIRONMENTS
 
 DONE, FAILED, WRONG_USAGE, STOPPED_FAIL, STOPPED_INCONCLUSIVE = range(5)
 _EXIT = {"pass": DONE, "fail": STOPPED_FAIL, "inconclusive": STOPPED_INCONCLUSIVE}
+_DIGEST = re.compile(r"(sha256:)?[0-9a-f]+")
+"""A release's, or its beginning."""
+
 _SCREEN = Console(soft_wrap=True)
 
 
@@ -78,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     back = _command(rollout, rollout_back, "return to an earlier release", name="back", run_file=False, target=True)
     back.add_argument("digest", nargs="?", help="the release; the previous one by default (a unique prefix is enough)")
     _add_run_option(back)
+    back.set_defaults(refuse=back.error)
     summary = "finish or undo what rollouts have left in a cluster whose process died"
     janitor = _command(rollout, rollout_janitor, summary, name="janitor", run_file=False)
     janitor.add_argument("--namespace", default=KServeConfig().namespace, help="of the InferenceServices")
@@ -198,7 +203,7 @@ def run_pipeline(options: argparse.Namespace) -> int:
     config = run_config.load(options.run_file, settings, options.target)
     screen = _events_screen(options)
     try:
-        outcome = run_locally(config, screen)
+        outcome = run_locally(config, screen, str(run_config.find_run_file(options.run_file)))
     except StepFailed as error:
         print(f"\n{error}\n{_live_words(config)}", file=sys.stderr)
         return FAILED
@@ -311,6 +316,8 @@ def rollout_back(options: argparse.Namespace) -> int:
     """Return to an earlier release, checked like every rollout."""
     from components.rollout.deliver import back
 
+    if options.digest and not _DIGEST.fullmatch(options.digest) and run_config.is_run_file(options.digest):
+        options.refuse(f"`{options.digest}` is a run file; write `--run {options.digest}`")
     store, config = _place(options)
     with show_events(_events_screen(options)):
         record = back(store, options.digest, asked=config)

@@ -95,7 +95,9 @@ def _prepare(options: argparse.Namespace, run_file: str) -> Submission:
     from pipelines.submit import look_ahead, prepare
 
     config = run_config.load(run_file)
-    submission = prepare(config, options.profile or config.placement, options.target, current_commit())
+    where = str(run_config.find_run_file(run_file))
+    profile = options.profile or config.placement
+    submission = prepare(config, profile, options.target, current_commit(), run_file=where)
     unseen = look_ahead(config.rollout)
     if unseen:
         print(f"not checked whether the rollout can begin: {unseen}", file=sys.stderr)

@@ -71,15 +71,18 @@ def current_commit() -> str:
     return head.stdout.strip() + ("-dirty" if status.stdout.strip() else "")
 
 
-def refuse_early(config: RunConfig) -> None:
+def refuse_early(config: RunConfig, run_file: str = "") -> None:
     """What can be known before a step runs: data that is not there, a full disk, a port that somebody else holds.
 
-    Raises InputError or the target's TargetError.
+    Raises InputError, which begins with the run file where that is to blame, or the target's TargetError.
     """
     from components.prepare_data.readers import find_sources
     from components.rollout.deliver import refuse_early as refuse_rollout_early
 
-    find_sources(config.data.sources)
+    try:
+        find_sources(config.data.sources)
+    except InputError as error:
+        raise InputError(f"{run_file}: data.sources: {error}".removeprefix(": ")) from error
     store = Path(config.run.store).resolve()
     existing = next(path for path in (store, *store.parents) if path.exists())
     free_gib = shutil.disk_usage(existing).free / 2**30
@@ -90,8 +93,8 @@ def refuse_early(config: RunConfig) -> None:
     refuse_rollout_early(Store(config.run), config.rollout)
 
 
-def run_locally(config: RunConfig, screen: Console) -> Outcome:
-    """Execute every step, showing progress on `screen`.
+def run_locally(config: RunConfig, screen: Console, run_file: str = "") -> Outcome:
+    """Execute every step, showing progress on `screen`; `run_file` is where the configuration is from.
 
     Raises StepFailed with the step's own message when one fails.
     """
@@ -100,7 +103,7 @@ def run_locally(config: RunConfig, screen: Console) -> Outcome:
 
     from pipelines.train_and_release import build
 
-    refuse_early(config)
+    refuse_early(config, run_file)
     parameters = config.parameters()
     folder = Path(config.run.store).resolve() / "runs" / config.run.run_id
     local.init(

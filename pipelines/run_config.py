@@ -77,11 +77,20 @@ def find_run_file(name: str) -> Path:
 
     Raises RunFileError that lists the bundled ones.
     """
-    for path in (Path(name), RUNS / f"{name}.yaml"):
+    for path in _candidates(name):
         if path.is_file():
             return path
     known = ", ".join(sorted(path.stem for path in RUNS.glob("*.yaml")))
     raise RunFileError(f"no run file {name!r}: it is neither a path nor one of {known}")
+
+
+def is_run_file(name: str) -> bool:
+    """Whether find_run_file would find one."""
+    return any(path.is_file() for path in _candidates(name))
+
+
+def _candidates(name: str) -> tuple[Path, Path]:
+    return Path(name), RUNS / f"{name}.yaml"
 
 
 def load(name: str, run: Mapping[str, Any] | None = None, target: str | None = None) -> RunConfig:

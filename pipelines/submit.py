@@ -148,16 +148,16 @@ class PipelineEngine(Protocol):
 # --- before anything is sent -----------------------------------------------------------------------------------
 
 
-def prepare(config: RunConfig, profile: str, engine: Engine, commit: str) -> Submission:
+def prepare(config: RunConfig, profile: str, engine: Engine, commit: str, *, run_file: str = "") -> Submission:
     """Check a run for an engine and compile its pipeline.
 
-    Raises RunFileError with one line per problem.
+    Raises RunFileError with one line per problem, each beginning with the run file where it is given.
     """
     from pipelines.compile import compile_pipeline
 
     problems = list(find_problems(config, profile, engine))
     if problems:
-        raise RunFileError("\n".join(problems))
+        raise RunFileError("\n".join(f"{run_file}: {problem}" if run_file else problem for problem in problems))
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder, "pipeline.yaml")
         compile_pipeline(_of_run(config, commit="", run_id=""), profile, written, engine)
@@ -175,23 +175,26 @@ def find_problems(config: RunConfig, profile: str, engine: Engine) -> Iterator[s
     from components import images
 
     shared = PROFILES[profile].store.path if engine == "kubeflow" else "/gcs"
-    where = {
-        "kubeflow": f"the shared volume that every step mounts, for example {shared}/store",
-        "vertex": "a bucket, which Vertex AI mounts at /gcs, for example /gcs/my-bucket/slipway",
+    where, folder = {
+        "kubeflow": ("the shared volume that every step mounts", shared),
+        "vertex": ("a bucket, which Vertex AI mounts at /gcs", "/gcs/my-bucket"),
     }[engine]
     if not _is_below(config.run.store, shared):
-        yield f"run.store: {config.run.store!r}: a pod's own folders end with it; name a folder on {where}"
+        lost = "what a pod writes elsewhere is lost when it ends"
+        yield f"run.store: {config.run.store!r}: {lost}; name a folder on {where}, for example {folder}/store"
     if config.rollout.target == "local":
         yield "rollout.target: 'local': serves on one machine and cannot roll out from a cluster; set target: kserve"
     if "/" not in images.CPU:
         yield f"SLIPWAY_REGISTRY is not set, and a cluster cannot pull {images.CPU!r}; set it to the images' prefix"
-    files = [("data.sources", source) for source in config.data.sources]
+    files = [("data.sources", source, "data") for source in config.data.sources]
     if not _STORED_BASES.match(config.base.source):
-        files.append(("base.source", config.base.source))
-    files += [("base.scratch.corpus", path) for path in (config.base.scratch.corpus if config.base.scratch else [])]
-    for key, path in files:
+        files.append(("base.source", config.base.source, "models"))
+    corpus = config.base.scratch.corpus if config.base.scratch else []
+    files += [("base.scratch.corpus", path, "data") for path in corpus]
+    for key, path, kind in files:
         if "://" not in path and not _is_below(path, shared):
-            yield f"{key}: {path!r}: the pods do not have it; give a URL, or a path on {where}"
+            example = f"{folder}/{kind}/{PurePosixPath(path).name}"
+            yield f"{key}: {path!r}: the pods do not have it; give a URL, or a path on {where}, for example {example}"
     parameters = config.parameters()
     for key, text in _texts(parameters):
         problem = find_misread(text)

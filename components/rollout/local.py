@@ -554,7 +554,10 @@ def configuration(store: Store, service: str | None = None) -> RolloutConfig:
         raise InputError(f"there are several services ({', '.join(names)}); name one")
     if service is None or service not in names:
         known = f"; known are {', '.join(names)}" if names else ""
-        raise InputError(f"no {service or 'service'} was rolled out from {store.root}{known}")
+        raise InputError(
+            f"no {service or 'service'} was rolled out from {store.root}{known}; `slipway run RUN` brings it, and "
+            "one in a cluster is meant with --target kserve"
+        )
     directory = service_directory(store, service)
     return read_config(read_state(directory).config, f"the configuration in {directory / 'state.json'}")
 

@@ -44,6 +44,27 @@ def test_going_back_on_a_cluster_asks_the_cluster(run_file, capsys):
     assert "KUBECONFIG" in capsys.readouterr().err
 
 
+def test_data_that_is_not_there_is_told_with_its_setting_and_file(run_file, capsys):
+    path = run_file("local")
+    assert main(["run", path]) == FAILED
+    assert capsys.readouterr().err.startswith(f"{path}: data.sources: a.jsonl does not exist")
+
+
+def test_going_back_to_a_run_file_says_how_it_is_named(run_file, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["rollout", "back", "smoke"])
+    assert ended.value.code == 2
+    assert "`smoke` is a run file; write `--run smoke`" in capsys.readouterr().err
+    assert main(["rollout", "back", "beef", "--run", run_file("local")]) == FAILED
+    assert "run file" not in capsys.readouterr().err
+
+
+def test_a_service_that_was_never_rolled_out_gets_a_next_step(run_file, capsys):
+    assert main(["rollout", "back", "--run", run_file("local")]) == FAILED
+    error = capsys.readouterr().err
+    assert "`slipway run RUN` brings it" in error and "--target kserve" in error
+
+
 def test_an_unknown_target_is_wrong_usage(run_file, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["rollout", "status", run_file("local"), "--target", "gke"])

@@ -167,7 +167,7 @@ def test_wrong_usage_is_exit_code_2_before_anything_is_sent(fake, slipway, capsy
 def test_a_run_file_for_a_laptop_is_refused_before_anything_is_sent(fake, slipway, tmp_path):
     write_run_file(tmp_path, store=".slipway")
     for arguments in (["submit", "nightly.yaml"], ["schedule", "nightly.yaml", "--cron", "0 3 * * *"]):
-        with pytest.raises(RunFileError, match=r"run.store: '\.slipway'"):
+        with pytest.raises(RunFileError, match=r"^nightly\.yaml: run\.store: '\.slipway'"):
             slipway(*arguments)
     assert fake.requests == []
 
