@@ -23,6 +23,7 @@ from pipelines.platform_parts import ENVIRONMENTS
 
 DONE, FAILED, WRONG_USAGE, STOPPED_FAIL, STOPPED_INCONCLUSIVE = range(5)
 _EXIT = {"pass": DONE, "fail": STOPPED_FAIL, "inconclusive": STOPPED_INCONCLUSIVE}
+_RUN_HELP = "a run file or a bundled one's name; default laptop"
 _DIGEST = re.compile(r"(sha256:)?[0-9a-f]+")
 """A release's, or its beginning."""
 
@@ -66,12 +67,14 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const="all",
         action="append",
-        choices=get_args(ForcedStep),
-        help="execute a step again although its result is in the store; without a name, every step",
+        type=_forced_step,
+        metavar="STEP",
+        help="execute a step again although its result is in the store: --force=STEP, or RUN first; without STEP all "
+        f"({', '.join(get_args(ForcedStep)[1:])})",
     )
     compiled = _command(commands, compile_, "compile the pipeline to YAML", name="compile", run_file=True)
-    compiled.add_argument("--profile", help="placement profile instead of the run file's")
-    compiled.add_argument("--output", type=Path, required=True, metavar="FILE")
+    compiled.add_argument("--profile", help=f"placement instead of the run file's: {', '.join(PROFILES)}")
+    compiled.add_argument("--output", type=Path, required=True, metavar="FILE", help="the YAML to write")
     compiled.add_argument("--target", choices=ENGINES, default=DEFAULT_ENGINE, help="the engine that will run it")
     rollout = commands.add_parser("rollout", help="what is live, and going back").add_subparsers(
         required=True, metavar="ACTION"
@@ -89,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     janitor.add_argument("--store", default=RunSettings.model_fields["store"].default, help="where it is recorded")
     _command(commands, serve, "start what is live again, after a restart of the machine", run_file=True, target=True)
     talk = commands.add_parser("chat", help="talk to what is live, here in the terminal")
-    talk.add_argument("run_file", nargs="?", default="laptop", metavar="RUN")
+    talk.add_argument("run_file", nargs="?", default="laptop", metavar="RUN", help=_RUN_HELP)
     _add_target_option(talk)
     talk.set_defaults(command=chat)
     _command(commands, report, "paths of the last run's reports", run_file=True)
@@ -112,13 +115,21 @@ def _command(
     parser = commands.add_parser(name or function.__name__, help=summary, description=summary)
     parser.add_argument("--json", action="store_true", help="print JSON")
     if run_file:
-        parser.add_argument(
-            "run_file", nargs="?", default="laptop", metavar="RUN", help="a run file or a bundled one's name"
-        )
+        parser.add_argument("run_file", nargs="?", default="laptop", metavar="RUN", help=_RUN_HELP)
     if target:
         _add_target_option(parser)
     parser.set_defaults(command=function, target=None)
     return parser
+
+
+def _forced_step(text: str) -> str:
+    steps = get_args(ForcedStep)
+    if text in steps:
+        return text
+    run_first = (
+        f"; for the run file, write it first: `slipway run {text} --force`" if run_config.is_run_file(text) else ""
+    )
+    raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(steps)}{run_first}")
 
 
 def _add_target_option(parser: argparse.ArgumentParser) -> None:
@@ -270,6 +281,7 @@ def _draw_live(run_file: str, config: RolloutConfig, live: dict[str, Any]) -> No
 def compile_(options: argparse.Namespace) -> int:
     """Write the pipeline's YAML."""
     from pipelines.compile import compile_pipeline
+    from pipelines.submit import find_unpulled
 
     config = run_config.load(options.run_file)
     profile = options.profile or config.placement
@@ -277,6 +289,8 @@ def compile_(options: argparse.Namespace) -> int:
         print(f"--profile {profile!r}: choose one of {', '.join(PROFILES)}", file=sys.stderr)
         return WRONG_USAGE
     compile_pipeline(config, profile, options.output, options.target)
+    if problem := find_unpulled():
+        print(problem, file=sys.stderr)
     _print(
         options, {"output": options.output, "profile": profile}, lambda: print(f"{options.output} (profile {profile})")
     )

@@ -23,6 +23,7 @@ _PAGE = 100
 _MARK = "slipway "
 """Begins the description of a schedule of ours; its digest follows."""
 
+_FORWARDED = "http://localhost:8888 after `kubectl port-forward -n kubeflow svc/ml-pipeline 8888`"
 _IN_POD_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")
 
 
@@ -44,8 +45,7 @@ class Server:
         endpoint = os.environ.get("KFP_ENDPOINT", "").rstrip("/")
         if not endpoint:
             raise EngineError(
-                "KFP_ENDPOINT is not set; give the address of Kubeflow Pipelines, for example "
-                "http://localhost:8888 after `kubectl port-forward -n kubeflow svc/ml-pipeline 8888`"
+                f"KFP_ENDPOINT is not set; give the address of Kubeflow Pipelines, for example {_FORWARDED}"
             )
         if not endpoint.startswith(("http://", "https://")):
             raise EngineError(f"KFP_ENDPOINT {endpoint!r} must begin with http:// or https://")
@@ -73,7 +73,9 @@ def connect(server: Server) -> Kubeflow:
         reply = httpx.get(f"{server.endpoint}/apis/v2beta1/healthz", headers=headers, timeout=_ANSWER_SECONDS)
     except httpx.HTTPError as error:
         reason = str(error) or type(error).__name__
-        raise EngineError(f"KFP_ENDPOINT {server.endpoint} does not answer: {reason}") from error
+        raise EngineError(
+            f"KFP_ENDPOINT {server.endpoint} does not answer: {reason}; it is there, for example, as {_FORWARDED}"
+        ) from error
     if not behind_iap:
         if reply.status_code in (401, 403):
             raise EngineError(

@@ -33,7 +33,7 @@ def add_commands(commands: Any) -> None:
 
     summary = "run regularly: RUN --cron …, list, or delete, pause, resume NAME"
     plan = _command(commands, schedule, summary, changes=True)
-    plan.add_argument("what", metavar="RUN|list|delete|pause|resume")
+    plan.add_argument("what", metavar="RUN|list|delete|pause|resume", help="what to run, or what to do with schedules")
     plan.add_argument("name", nargs="?", metavar="NAME", help="of the schedule; the run file's name by default")
     plan.add_argument("--cron", type=_cron, help="minute hour day month weekday, UTC; six fields begin with seconds")
     plan.add_argument("--profile", choices=list(PROFILES), help="placement profile instead of the run file's")
@@ -42,7 +42,7 @@ def add_commands(commands: Any) -> None:
     listing = _command(commands, runs, "the newest runs, with their pages", changes=False)
     listing.add_argument("--limit", type=_count, default=10, help="how many; default 10")
     ending = _command(commands, terminate, "end a run that is at work", changes=True)
-    ending.add_argument("run_id", metavar="RUN_ID")
+    ending.add_argument("run_id", metavar="RUN_ID", help="the run's, as `slipway runs` lists it")
 
 
 def _command(

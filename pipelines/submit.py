@@ -172,8 +172,6 @@ def _of_run(config: RunConfig, *, commit: str, run_id: str) -> RunConfig:
 
 def find_problems(config: RunConfig, profile: str, engine: Engine) -> Iterator[str]:
     """What would only be found out in a pod, a line each."""
-    from components import images
-
     shared = PROFILES[profile].store.path if engine == "kubeflow" else "/gcs"
     where, folder = {
         "kubeflow": ("the shared volume that every step mounts", shared),
@@ -184,8 +182,8 @@ def find_problems(config: RunConfig, profile: str, engine: Engine) -> Iterator[s
         yield f"run.store: {config.run.store!r}: {lost}; name a folder on {where}, for example {folder}/store"
     if config.rollout.target == "local":
         yield "rollout.target: 'local': serves on one machine and cannot roll out from a cluster; set target: kserve"
-    if "/" not in images.CPU:
-        yield f"SLIPWAY_REGISTRY is not set, and a cluster cannot pull {images.CPU!r}; set it to the images' prefix"
+    if problem := find_unpulled():
+        yield problem
     files = [("data.sources", source, "data") for source in config.data.sources]
     if not _STORED_BASES.match(config.base.source):
         files.append(("base.source", config.base.source, "models"))
@@ -203,6 +201,15 @@ def find_problems(config: RunConfig, profile: str, engine: Engine) -> Iterator[s
     size = len(json.dumps(parameters, ensure_ascii=False).encode())
     if size > _MOST_PARAMETERS:
         yield f"the parameters have {size:,} bytes and a step takes {_MOST_PARAMETERS:,}; shorten the longest texts"
+
+
+def find_unpulled() -> str:
+    """Why no cluster can pull the images that a pipeline is compiled with now; "" when they are in a registry."""
+    from components import images
+
+    if "/" in images.CPU:
+        return ""
+    return f"SLIPWAY_REGISTRY is not set, and a cluster cannot pull {images.CPU!r}; set it to the images' prefix"
 
 
 def look_ahead(rollout: RolloutConfig) -> str:

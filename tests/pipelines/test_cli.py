@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Iterator
 
 import pytest
 
-from pipelines.cli import DONE, FAILED, main
+from components import images
+from pipelines.cli import DONE, FAILED, _parser, main
 
 RUN_FILE = """
 run: {store: %s}
@@ -77,6 +80,39 @@ def test_the_doctor_leaves_alone_a_port_that_the_run_never_uses(run_file, capsys
     assert "port 8000" in capsys.readouterr().out
     main(["doctor", run_file("kserve"), "--json"])
     assert "port" not in capsys.readouterr().out
+
+
+def arguments_without_help(parser: argparse.ArgumentParser, words: str = "slipway") -> Iterator[str]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, inner in action.choices.items():
+                yield from arguments_without_help(inner, f"{words} {name}")
+        elif not action.help:
+            yield f"{words} {action.metavar or action.dest}"
+
+
+def test_every_argument_says_what_it_is():
+    assert list(arguments_without_help(_parser())) == []
+
+
+def test_a_run_file_after_force_is_told_where_it_belongs(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--force", "laptop"])
+    assert ended.value.code == 2
+    assert "for the run file, write it first: `slipway run laptop --force`" in capsys.readouterr().err
+    options = _parser().parse_args(["run", "smoke", "--force", "--force=evaluate"])
+    assert (options.run_file, options.force) == ("smoke", ["all", "evaluate"])
+
+
+@pytest.mark.parametrize(("image", "told"), [("slipway-python:1-cpu", True), ("registry.example/a:1-cpu", False)])
+def test_a_pipeline_whose_images_no_cluster_can_pull_is_compiled_and_that_is_said(
+    run_file, tmp_path, capsys, monkeypatch, image, told
+):
+    monkeypatch.setattr(images, "CPU", image)
+    assert main(["compile", run_file("kserve"), "--output", str(tmp_path / "p.yaml"), "--json"]) == DONE
+    said = capsys.readouterr()
+    assert json.loads(said.out)["profile"] == "cpu"
+    assert ("SLIPWAY_REGISTRY is not set" in said.err) is told
 
 
 def test_following_takes_no_json(run_file, capsys):
