@@ -87,6 +87,16 @@ def test_code_and_example_name_the_same_variables():
     }
 
 
+def test_contributing_names_what_tests_and_tools_read():
+    read = set[str]()
+    for folder in ("tests", "images", "manifests", "terraform", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            read |= set(re.findall(r"environ(?:ment)?(?:\.get\(|\[)\"(SLIPWAY_[A-Z_]+)\"", path.read_text()))
+    rows = [line for line in (ROOT / "CONTRIBUTING.md").read_text().splitlines() if line.startswith("| `")]
+    told = {name for row in rows for name in re.findall(r"`(SLIPWAY_[A-Z_]+)`", row.split("|")[1])}
+    assert told == read - set(re.findall(r"^#(SLIPWAY\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+
+
 @pytest.mark.parametrize(
     ("schema", "names"), [(Settings, environment_names()), (fetch.FetchSettings, fetch.environment_names())]
 )
