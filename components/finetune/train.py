@@ -85,15 +85,16 @@ def train(config: TrainingConfig, base: Path, examples: Path, directory: Path) -
         say("resumed", step="finetune", checkpoint=resume.name)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    labels = [sum(sum(document.supervised[1:]) for document in pack) for pack in dataset]
     summary = TrainingSummary(
         steps=trainer.state.global_step,
         tokens=sum(dataset.tokens(index) for index in range(len(dataset))),
-        supervised_tokens=sum(sum(document.supervised[1:]) for pack in dataset for document in pack),
+        supervised_tokens=sum(labels),
         documents=len(documents),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         trainable_parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         # not Trainer's own, which after a resume covers only what came after it
-        train_loss=sum(entry["loss"] for entry in history) / len(history),
+        train_loss=_train_loss(history, labels, config.accumulate),
         validation_loss_before=before,
         validation_loss=validation_loss(model, validation, config.batch_tokens),
     )
@@ -103,6 +104,15 @@ def train(config: TrainingConfig, base: Path, examples: Path, directory: Path) -
     write_atomically(directory / _SUMMARY_FILE, json.dumps(asdict(summary), indent=1))
     shutil.rmtree(checkpoints)
     return summary
+
+
+def _train_loss(history: list[dict[str, Any]], labels: list[int], accumulate: int) -> float:
+    """Nats per supervised token over all steps; `labels`: how many there are in each pack."""
+    total = 0.0
+    for entry in history:  # the loss of a step is the mean over its labels: a short last one has fewer
+        end = entry["step"] * accumulate
+        total += entry["loss"] * sum(labels[end - accumulate : end])
+    return total / max(1, sum(labels))
 
 
 def _collate_one(packs: list[list[Document]]) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from components.finetune import train as train_module
-from components.finetune.batches import Document
+from components.finetune.batches import Document, plan_packs
 from components.finetune.config import TrainingConfig
 from components.finetune.train import load_trainable, train, validation_loss
 from components.finetune.trainer import PackedTrainer, Watch
@@ -103,9 +103,30 @@ def test_it_learns(architecture, method, falls, finished):
     with (directory / "loss.csv").open() as file:
         curve = [float(row["loss"]) for row in csv.DictReader(file)]
     assert len(curve) == summary["steps"] > 5
-    assert summary["train_loss"] == pytest.approx(sum(curve) / len(curve))
     assert sum(curve[-3:]) / 3 < sum(curve[:3]) / 3 - falls
     assert summary["validation_loss"] < summary["validation_loss_before"] - falls
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_train_loss_is_per_label_not_a_mean_of_the_steps_means(accumulate, bases, documents, tmp_path):
+    """Four packs of one document each: two with many labels, one with three, one with none; 3 leaves a short step."""
+    few = Document(documents[2].input_ids, [False] * (len(documents[2]) - 3) + [True] * 3)
+    none = Document(documents[3].input_ids, [False] * len(documents[3]))
+    split = [documents[0], few, none, documents[1]]
+    write_split(tmp_path, "train", split)
+    write_split(tmp_path, "validation", documents[4:6])
+    longest = max(map(len, split))
+    config = TrainingConfig(**RUN | {"method": "full", "accumulate": accumulate, "epochs": 1, "batch_tokens": longest})
+    summary = train(config, bases["llama"], tmp_path, tmp_path / "out")
+    with (tmp_path / "out" / "loss.csv").open() as file:
+        curve = [float(row["loss"]) for row in csv.DictReader(file)]
+    plan = plan_packs([len(each) for each in split], pack_tokens=longest, epochs=1, seed=config.seed)
+    packs = [sum(sum(split[index].supervised[1:]) for index in pack) for pack in plan]
+    assert len(packs) == 4 and 0 in packs and 3 in packs
+    labels = [sum(packs[first : first + accumulate]) for first in range(0, 4, accumulate)]
+    expected = sum(loss * count for loss, count in zip(curve, labels, strict=True)) / sum(labels)
+    assert summary.train_loss == pytest.approx(expected)
+    assert summary.train_loss != pytest.approx(sum(curve) / len(curve))
 
 
 def test_the_summary_counts_what_was_trained(bases, documents, finished):
