@@ -12,6 +12,7 @@ and counted once: the split keeps them together because they are alike.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ import pyarrow.parquet as parquet  # pyright: ignore[reportMissingTypeStubs]
 from components.quality_gate.config import GateConfig
 from components.quality_gate.statistics import (
     Array,
+    Interval,
     mean_interval,
     minimum_detectable_effect,
     paired_differences,
@@ -94,13 +96,12 @@ class Comparison:
     standard_deviation: float
     """Of what one question adds to the mean difference."""
 
-    improved: bool
-    """The upper bound is below zero: better, not only no worse."""
-
     minimum_detectable_effect: float | None
     """In the unit; None for a single question."""
 
     verdict: Verdict
+    improved: bool = False
+    """Better, not only no worse; see `improvements`. No verdict depends on it."""
 
 
 @dataclass(frozen=True)
@@ -215,13 +216,7 @@ def differences(challenger: ModelScores, reference: ModelScores, unit: Unit) -> 
 
 def compare(challenger: ModelScores, reference: ModelScores, unit: Unit, config: GateConfig) -> Comparison:
     """How much worse the challenger is than a reference, and what follows from that alone."""
-    interval = mean_interval(
-        differences(challenger, reference, unit),
-        challenger.questions,
-        confidence=config.confidence,
-        resamples=config.resamples,
-        seed=config.seed,
-    )
+    interval = _interval(challenger, reference, unit, config, config.confidence)
     verdict: Verdict = "inconclusive"
     if interval.n >= config.min_examples:
         verdict = _judge(interval.lower, interval.upper, margin_of(unit, config))
@@ -236,9 +231,41 @@ def compare(challenger: ModelScores, reference: ModelScores, unit: Unit, config:
         n=interval.n,
         examples=len(challenger.ids),
         standard_deviation=interval.standard_deviation,
-        improved=interval.n >= config.min_examples and interval.upper < 0,
         minimum_detectable_effect=effect,
         verdict=verdict,
+    )
+
+
+def improvements(
+    challenger: ModelScores, references: Iterable[ModelScores], unit: Unit, config: GateConfig
+) -> set[str]:
+    """Which of the references the challenger may be called better than: no claim is false, at `config.confidence`.
+
+    Each further claim is one more chance to be wrong, so the first to hold of k must do so at 1 - alpha / k, the next
+    at 1 - alpha / (k - 1), and so on (Holm 1979). A verdict needs no such correction: there all must hold.
+    """
+    better: set[str] = set()
+    left = {reference.model: reference for reference in references}
+    while left:
+        confidence = 1 - (1 - config.confidence) / len(left)
+        intervals = {name: _interval(challenger, left[name], unit, config, confidence) for name in left}
+        found = {name for name, own in intervals.items() if own.n >= config.min_examples and own.upper < 0}
+        if not found:
+            break
+        better |= found
+        left = {name: left[name] for name in left if name not in found}
+    return better
+
+
+def _interval(
+    challenger: ModelScores, reference: ModelScores, unit: Unit, config: GateConfig, confidence: float
+) -> Interval:
+    return mean_interval(
+        differences(challenger, reference, unit),
+        challenger.questions,
+        confidence=confidence,
+        resamples=config.resamples,
+        seed=config.seed,
     )
 
 
@@ -299,10 +326,11 @@ def decide(scores: Scores, config: GateConfig) -> Decision:
         for other in scores.models.values()
     )
     unit: Unit = "nats/token" if same else "nats/byte"
+    references = {name: scores.models[name] for name in ("champion", "base") if name in scores.models}
+    better = improvements(challenger, references.values(), unit, config)
     comparisons = {
-        name: compare(challenger, scores.models[name], unit, config)
-        for name in ("champion", "base")
-        if name in scores.models
+        name: replace(compare(challenger, reference, unit, config), improved=name in better)
+        for name, reference in references.items()
     }
     metrics = {name: model.metrics for name, model in scores.models.items()}
     bounds = check_bounds(metrics["challenger"], config)

@@ -31,7 +31,8 @@ def write_report(decision: Decision, scores: Scores, path: Path) -> None:
             f"Differences are the challenger's loss minus the reference's, averaged over the examples, in "
             f"{decision.unit}; below zero is better. Each bound holds with {decision.confidence:.0%} confidence. "
             "To pass, the upper bound must lie below the margin; a lower bound above it is a fail. Examples that begin "
-            "with the same question are alike, so that bounds and detectable difference are made from questions."
+            "with the same question are alike, so that bounds and detectable difference are made from questions. "
+            '"Better" is said where the upper bound lies below zero, with two references after Holm\'s correction.'
         )
         report.table(
             [

@@ -11,7 +11,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from components.quality_gate.config import GateConfig
-from components.quality_gate.gate import GateError, compare, decide, differences, read_scores
+from components.quality_gate.gate import GateError, compare, decide, differences, improvements, read_scores
 from components.step_config import InputError
 
 CONFIG = GateConfig(resamples=999)
@@ -40,6 +40,40 @@ def test_an_equal_challenger_passes_within_the_margin_and_is_not_called_better(t
     assert decision.verdict == "pass" and decision.reference == "champion"
     assert not decision.comparisons["champion"].improved
     assert "no worse than the champion" in decision.reason and "better than the base" in decision.reason
+
+
+def test_of_two_claims_to_be_better_one_is_false_no_more_often_than_of_one(tmp_path, write_scores, noisy):
+    """Three equal models. Each reference alone would be called worse in 5 % of the runs, one of the two in 10 %."""
+    losses = {name: noisy(0, n=80) for name in ("base", "champion", "challenger")}
+    scores = read_scores(write_scores(tmp_path, losses)).models
+    claims = []
+    for seed in range(500):
+        noise = np.random.default_rng(seed).normal(0, 3, (2, 80))
+        references = [replace(scores[name], nll_sum=noise[row]) for row, name in enumerate(("champion", "base"))]
+        challenger = replace(scores["challenger"], nll_sum=np.zeros(80))
+        claims.append(improvements(challenger, references, "nats/token", CONFIG))
+    assert 11 <= sum(1 for claim in claims if claim) <= 39  # 25 plus or minus three standard deviations
+
+
+@pytest.mark.parametrize(
+    ("champion", "base", "better"),
+    [
+        (1.8, 3.0, {"champion", "base"}),  # the second claim is held to 95 % once the first has held at 97.5 %
+        (1.8, 1.8, set()),
+        (1.8, 0.0, set()),
+        (3.0, 0.0, {"champion"}),
+    ],
+)
+def test_the_strongest_claim_comes_first(tmp_path, decided, champion, base, better):
+    """`champion`, `base`: by how many standard errors the challenger is better; 1.64 show at 95 %, 1.96 at 97.5 %."""
+    noise = np.random.default_rng(0).normal(0, 1, 400)
+    noise = (noise - noise.mean()) / noise.std()
+    losses = {"champion": 10 + noise + champion / 20, "base": 10 + noise + base / 20, "challenger": np.full(400, 10.0)}
+    decision = decided(tmp_path, losses, GateConfig(resamples=9999, margin=5.0))
+    assert decision.verdict == "pass"
+    assert {name for name, comparison in decision.comparisons.items() if comparison.improved} == better
+    for name in ("champion", "base"):
+        assert f"{'better' if name in better else 'no worse'} than the {name}" in decision.reason
 
 
 def test_a_worse_challenger_fails_against_the_champion_although_it_beats_the_base(tmp_path, decided, noisy):
