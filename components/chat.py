@@ -116,6 +116,12 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) 
     return _tokenize(tokenizer, [text])[0][0]
 
 
+def last_question(messages: Sequence[Message]) -> list[Message]:
+    """A conversation up to its last answer, as `prompt_ids` takes it."""
+    last = max(index for index, message in enumerate(messages) if message["role"] == "assistant")
+    return list(messages[:last])
+
+
 def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids that end an answer: what the template writes after one, then the tokenizer's own end of text."""
     turn_end = tokenizer.convert_tokens_to_ids(_find_ending(tokenizer).token)

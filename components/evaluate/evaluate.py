@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -12,14 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.chat import load_tokenizer, prompt_ids
+from components.chat import last_question, load_tokenizer, prompt_ids
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.score import Example, Score, as_served, score_release
 from components.progress import say
 from components.report import Report
 from components.step_config import InputError
 from serving.engine import Engine, open_engine
-from serving.release import SYSTEM_PROMPT_FILE, read_release
+from serving.release import SYSTEM_PROMPT_FILE, file_sha256, read_release
 
 _SCHEMA = pa.schema(
     [
@@ -57,7 +56,7 @@ def evaluate(
         "test_digest": data["test_digest"],
         "data_digest": data["digest"],
         "already_live": already_live,
-        "tokenizers": {name: _sha256(path / "tokenizer.json") for name, path in models.items()},
+        "tokenizers": {name: file_sha256(path / "tokenizer.json") for name, path in models.items()},
         "samples": [],
     }
     chosen = [] if already_live else _test_examples(examples, config.max_examples)
@@ -76,10 +75,6 @@ def evaluate(
     (directory / "scores.json").write_text(json.dumps(summary, ensure_ascii=False, indent=1), encoding="utf-8")
     _report(summary, len(chosen)).write(directory / "report.html")
     return summary
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _test_examples(examples: Path, at_most: int) -> list[Example]:
@@ -137,11 +132,10 @@ def _samples(
     for name, path in models.items():
         tokenizer = load_tokenizer(path)
         system_prompt = (path / SYSTEM_PROMPT_FILE).read_text(encoding="utf-8")
-        prompts = []
-        for example in examples:
-            messages = as_served(example.messages, data_prompt, system_prompt)
-            last = max(index for index, message in enumerate(messages) if message["role"] == "assistant")
-            prompts.append(prompt_ids(tokenizer, messages[:last]))
+        prompts = [
+            prompt_ids(tokenizer, last_question(as_served(example.messages, data_prompt, system_prompt)))
+            for example in examples
+        ]
         say("sampling", step="evaluate", model=name, prompts=len(prompts))
         engine = open_engine(path)
         try:

@@ -15,12 +15,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from components.chat import Message, control_tokens, end_token_ids, load_tokenizer, prompt_ids
+from components.chat import Message, control_tokens, end_token_ids, last_question, load_tokenizer, prompt_ids
 from components.package_release.gguf import write_gguf
 from components.progress import say
 from components.step_config import InputError
 from serving.engine import open_engine
-from serving.engine.weights import load_weights
+from serving.engine.weights import load_weights, stored_dtype
 from serving.release import (
     GGUF_FILE,
     GOLDEN_FILE,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 _ROUNDING = 0.005
 """Nats by which two exact computations of the same weights may differ: float32 sums in another order."""
@@ -122,7 +121,7 @@ def _write_weights(serving: ServingForm, base_model: Path, trained: Path | None,
     else:
         # the base's config, since training may have left its own settings (no cache) in the trained one
         config = AutoConfig.from_pretrained(base_model)
-        model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=_DTYPES[serving.precision])
+        model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=stored_dtype(serving))
         model.save_pretrained(release)
         for weights in release.glob("*.safetensors"):
             weights.chmod(0o644)  # safetensors writes 0600, and a server may run as somebody else
@@ -179,7 +178,7 @@ def _prompts(
     controls = control_tokens(tokenizer)
     table = pq.read_table(parquet, columns=["question_digest", "messages"]).sort_by("question_digest")
     for messages in table["messages"]:
-        question = _question(messages.as_py())
+        question = last_question(messages.as_py())
         if any(control in message["content"] for message in question for control in controls):
             continue
         tokens = prompt_ids(tokenizer, question)
@@ -193,12 +192,6 @@ def _prompts(
             "lower rollout.golden_tokens"
         )
     return prompts
-
-
-def _question(messages: list[Message]) -> list[Message]:
-    """A conversation up to its last answer."""
-    last = max(index for index, message in enumerate(messages) if message["role"] == "assistant")
-    return messages[:last]
 
 
 @torch.no_grad()

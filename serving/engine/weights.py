@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.release import GGUF_FILE, Release
+from serving.release import GGUF_FILE, Release, ServingForm
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +17,13 @@ def compute_device() -> torch.device:
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def stored_dtype(serving: ServingForm) -> torch.dtype:
+    """What the weights of a safetensors release are stored in."""
+    import torch
+
+    return {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[serving.precision]
 
 
 def load_weights(directory: Path, release: Release) -> PreTrainedModel:
@@ -39,6 +46,5 @@ def load_weights(directory: Path, release: Release) -> PreTrainedModel:
             dtype=torch.float32,
         )
     else:
-        dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[release.serving.precision]
-        model = AutoModelForCausalLM.from_pretrained(directory, config=config, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(directory, config=config, dtype=stored_dtype(release.serving))
     return model.eval()

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from components.chat import Encoded, control_tokens, encode, encode_each, end_token_ids, load_tokenizer, prompt_ids
+from components.chat import (
+    Encoded,
+    control_tokens,
+    encode,
+    encode_each,
+    end_token_ids,
+    last_question,
+    load_tokenizer,
+    prompt_ids,
+)
 from components.step_config import InputError
 
 # Small templates in the manner of the families that they are named after.
@@ -160,6 +169,11 @@ def test_a_prompt_is_the_beginning_of_what_is_trained_on(make_tokenizer):
         tokenizer = make_tokenizer(template)
         prompt = prompt_ids(tokenizer, MULTI_TURN[:3])
         assert encode(tokenizer, MULTI_TURN).input_ids[: len(prompt)] == prompt
+
+
+def test_the_last_question_is_all_before_the_last_answer():
+    assert last_question(MULTI_TURN) == MULTI_TURN[:3]
+    assert last_question(MULTI_TURN[:3]) == MULTI_TURN[:1]
 
 
 def test_a_default_system_message_is_read_and_not_learned(make_tokenizer):
