@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from starlette.datastructures import State
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -82,7 +82,13 @@ class ChatMessage(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[TextPart]
-    name: str | None = None
+    name: None = None
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _no_name(cls, name: Any) -> None:
+        if name is not None:
+            raise ValueError("is not supported: the model is not told who speaks; leave it out")
 
     @model_validator(mode="before")
     @classmethod
@@ -351,12 +357,15 @@ async def _events(
 ) -> AsyncGenerator[str, None]:
     """The events of a stream. A fault in the middle becomes an error event, and [DONE] is then missing."""
     count = 0
+    # a client that asked for usage finds the field in every event, filled in the last
+    open_usage = {"usage": None} if usage else {}
+    prompt = {"prompt_token_ids": plan.prompt_ids} if with_ids else {}
     try:
-        yield _event(shape.chunk(None, with_ids, **({"prompt_token_ids": plan.prompt_ids} if with_ids else {})))
+        yield _event(shape.chunk(None, with_ids, **prompt, **open_usage))
         async for piece in _chain(first, rest):
             count += len(piece.token_ids)
             if piece.text or piece.finish_reason or with_ids:
-                yield _event(shape.chunk(piece, with_ids))
+                yield _event(shape.chunk(piece, with_ids, **open_usage))
         if usage:
             yield _event(shape.usage_chunk(_usage(plan, count)))
         yield "data: [DONE]\n\n"

@@ -55,6 +55,9 @@ def test_the_unmodified_client_gets_the_same_with_and_without_stream(client: ope
     assert chunks[0].choices[0].delta.role == "assistant"
     assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]][-1] == "length"
     assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+    assert all("usage" in chunk.model_fields_set and chunk.usage is None for chunk in chunks[:-1])
+    without = list(client.chat.completions.create(**asked, stream=True))
+    assert not any("usage" in chunk.model_fields_set for chunk in without)
     assert whole.usage and whole.usage.completion_tokens == 20
 
 
@@ -204,6 +207,7 @@ def test_zero_is_not_false(server: Running) -> None:
         ({"stream_options": {"include_usage": True}}, 400, None, "stream_options needs stream"),
         ({"colour": "green"}, 400, "colour", "is not a known field; leave it out"),
         ({"messages": [{"role": "user", "content": "warm " * 300}]}, 400, "messages", "shorten it"),
+        ({"messages": [QUESTION[0] | {"name": "Ann"}]}, 400, "messages", "messages.0.name: is not supported"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, 400, "messages", "valid string"),
     ],
 )
