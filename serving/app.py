@@ -5,6 +5,7 @@ Importing this module imports kserve, which parses sys.argv: serving/__main__.py
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
@@ -66,8 +67,14 @@ def add_routes(app: FastAPI, generator: Generator, settings: Settings, departure
     app.add_middleware(Frame, release=generator.release.digest, settings=settings, departure=departure)
     app.include_router(own_router(generator))
     app.include_router(openai_router(generator))
+    app.add_api_route("/v2", _metadata, methods=["GET"])
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
+
+
+async def _metadata() -> dict[str, Any]:
+    """V2's description of the server. KServe's own names the extension that loads models, which is closed here."""
+    return {"name": "kserve", "version": version("kserve"), "extensions": []}
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -2,7 +2,7 @@
 
 V1: {"instances": ["question", {"prompt" | "messages", …}], "parameters": {"max_tokens": …}}
 V2: one input "prompt" (BYTES, shape [N]), the same parameters; outputs "text", "finish_reason" (BYTES, [N]) and
-    "completion_tokens" (INT32, [N]).
+    "completion_tokens" (INT32, [N]); all of them, or those that the request names.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class ReleaseModel(Model):
         names = [item.name for item in request.inputs]
         if names != ["prompt"] or request.inputs[0].datatype != "BYTES" or len(request.inputs[0].shape) != 1:
             raise _refusal(f'the inputs must be one "prompt" of datatype BYTES and shape [N], not {names}')
+        self._check_outputs(request)
         _check_id(request.id or "")
         prompts = [_text(item) for item in _data(request.inputs[0])]
         if len(prompts) != request.inputs[0].shape[0]:
@@ -114,16 +115,24 @@ class ReleaseModel(Model):
                 raise _refusal(f"prompt {index}: {describe_validation(details)[0]}") from error
         return plans
 
+    def _check_outputs(self, request: InferRequest) -> None:
+        own = [output["name"] for output in self.get_output_types()]
+        unknown = [output.name for output in request.request_outputs or [] if output.name not in own]
+        if unknown:
+            raise _refusal(f"there are no outputs {', '.join(unknown)}; ask for {', '.join(own)}, or leave outputs out")
+
     def _v2_response(self, request: InferRequest, answers: list[Answer]) -> InferResponse:
         shape = [len(answers)]
+        outputs = [
+            InferOutput("text", shape, "BYTES", data=[answer.text for answer in answers]),
+            InferOutput("finish_reason", shape, "BYTES", data=[answer.finish_reason for answer in answers]),
+            InferOutput("completion_tokens", shape, "INT32", data=[len(answer.token_ids) for answer in answers]),
+        ]
+        asked = {output.name for output in request.request_outputs or outputs}
         return InferResponse(
             response_id=request.id or "",
             model_name=self.name,
-            infer_outputs=[
-                InferOutput("text", shape, "BYTES", data=[answer.text for answer in answers]),
-                InferOutput("finish_reason", shape, "BYTES", data=[answer.finish_reason for answer in answers]),
-                InferOutput("completion_tokens", shape, "INT32", data=[len(answer.token_ids) for answer in answers]),
-            ],
+            infer_outputs=[output for output in outputs if output.name in asked],
             parameters={"release": self._generator.release.digest},
         )
 

@@ -50,6 +50,17 @@ def test_v2_answers_a_batch(server: Running, release: Release) -> None:
         assert httpx.post(server.url + "/generate", json=asked).json()["text"] == text
 
 
+def test_v2_gives_the_outputs_that_are_asked_for(server: Running) -> None:
+    body = {"inputs": [tensor("Why?")], "parameters": {"max_tokens": 2}}
+    for asked, given in [
+        (["completion_tokens", "text"], {"text", "completion_tokens"}),
+        (["text"], {"text"}),
+        ([], {"text", "finish_reason", "completion_tokens"}),
+    ]:
+        reply = infer(server, body | {"outputs": [{"name": name} for name in asked]}).json()
+        assert {output["name"] for output in reply["outputs"]} == given
+
+
 def test_health_and_metadata(server: Running) -> None:
     get = lambda path: httpx.get(server.url + path).json()  # noqa: E731
     assert get("/v1/models")["models"] == [MODEL]
@@ -57,6 +68,9 @@ def test_health_and_metadata(server: Running) -> None:
     assert get("/v2/health/live") == {"live": True}
     assert get("/v2/health/ready") == {"ready": True}
     assert get(f"/v2/models/{MODEL}/ready") == {"name": MODEL, "ready": True}
+    server_metadata = get("/v2")
+    assert (server_metadata["name"], server_metadata["extensions"]) == ("kserve", [])
+    assert set(server_metadata) == {"name", "version", "extensions"}
     metadata = get(f"/v2/models/{MODEL}")
     assert [item["name"] for item in metadata["inputs"] + metadata["outputs"]] == [
         "prompt", "text", "finish_reason", "completion_tokens",
@@ -98,6 +112,7 @@ def test_v1_refusals(server: Running, body: Any, words: str) -> None:
         ({"inputs": [tensor("x", shape=[1, 1])]}, 'one "prompt"'),
         ({"inputs": [tensor(5)]}, "a prompt is a string, not int"),
         ({"inputs": [tensor("x"), tensor("y")]}, 'one "prompt"'),
+        ({"inputs": [tensor("x")], "outputs": [{"name": "logits"}]}, "no outputs logits; ask for text, finish_reason"),
         ({"inputs": [tensor("x")], "parameters": {"max_tokens": "many"}}, "max_tokens"),
         ({"inputs": [tensor(["x"])]}, "a prompt is a string, not list"),
         ({"inputs": [tensor("x")], "id": "\ud800"}, "id is not a valid string"),
