@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import queue
 import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ import openvino_genai
 from openvino_genai.py_openvino_genai import GenerationHandle
 
 from serving.engine import Delta, EngineError, EngineOptions, Sampling
-from serving.engine.requests import Request, collect, stream
+from serving.engine.requests import Request, ThreadedEngine
 from serving.release import GGUF_FILE, Release
 
 _EXACT = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
@@ -48,10 +47,11 @@ def _openable(file: Path) -> Iterator[Path]:
         yield Path(shutil.copyfile(file, Path(folder, file.name)))
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(ThreadedEngine):
     """A release served by openvino_genai.ContinuousBatchingPipeline."""
 
     def __init__(self, directory: Path, release: Release, options: EngineOptions):
+        super().__init__("openvino-steps")
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.cache_size = options.kv_cache_gib
         scheduler.max_num_seqs = options.max_running
@@ -64,43 +64,10 @@ class OpenVinoEngine:
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot read {directory / GGUF_FILE}: {error}") from error
         self._end_token_ids = set(release.end_token_ids)
-        self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._running: dict[Request, GenerationHandle] = {}
         self._next_id = 0
-        self._closing = False
-        self._failure: str | None = None
-        self._thread = threading.Thread(target=self._work, name="openvino-steps", daemon=True)
         self._thread.start()
         self.greedy([[release.end_token_ids[0] if release.end_token_ids else 0]], 2)  # compiles the kernels
-
-    @property
-    def failure(self) -> str | None:
-        return self._failure
-
-    def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
-        return stream(self, prompt_ids, sampling)
-
-    def greedy(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
-        return collect(self, prompts, Sampling(max_tokens=max_tokens))
-
-    def close(self) -> None:
-        if not self._closing:
-            self._closing = True
-            self._inbox.put(None)
-            self._thread.join()
-
-    def submit(self, request: Request) -> None:
-        """Hand a request to the stepping thread."""
-        if self._failure or self._closing:
-            raise EngineError(self._failure or "the engine is closed")
-        self._inbox.put(request)
-        # It may have fallen into the inbox after the last look; whoever reads the error twice reads the first.
-        if self._failure:
-            request.put(EngineError(self._failure))
-
-    def cancel(self, request: Request) -> None:
-        """The stepping thread sees it before its next step."""
-        request.cancelled = True
 
     # Everything below runs on the stepping thread.
 

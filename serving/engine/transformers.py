@@ -6,10 +6,7 @@ something (torch's generator is global). Needs torch, which the base install of 
 
 from __future__ import annotations
 
-import queue
 import secrets
-import threading
-from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,55 +15,23 @@ from transformers import GenerationConfig, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from serving.engine import Delta, EngineError, EngineOptions, FinishReason, Sampling
-from serving.engine.requests import Request, collect, stream
+from serving.engine.requests import Request, ThreadedEngine
 from serving.engine.weights import compute_device, load_weights
 from serving.release import Release
 
 
-class TransformersEngine:
+class TransformersEngine(ThreadedEngine):
     """A release served by transformers, on a GPU where there is one."""
 
     def __init__(self, directory: Path, release: Release, options: EngineOptions):
+        super().__init__("transformers-generate")
         if options.threads:
             torch.set_num_threads(options.threads)
         self._model: Any = load_weights(directory, release).to(compute_device())  # type: ignore[arg-type]
         # `generate` fills unset fields from the model's own settings; requests are complete without them.
         self._model.generation_config = GenerationConfig()
         self._end_token_ids = list(release.end_token_ids)
-        self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._closing = False
-        self._failure: str | None = None
-        self._thread = threading.Thread(target=self._work, name="transformers-generate", daemon=True)
         self._thread.start()
-
-    @property
-    def failure(self) -> str | None:
-        return self._failure
-
-    def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
-        return stream(self, prompt_ids, sampling)
-
-    def greedy(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
-        return collect(self, prompts, Sampling(max_tokens=max_tokens))
-
-    def close(self) -> None:
-        if not self._closing:
-            self._closing = True
-            self._inbox.put(None)
-            self._thread.join()
-
-    def submit(self, request: Request) -> None:
-        """Queue a request for the computing thread."""
-        if self._failure or self._closing:
-            raise EngineError(self._failure or "the engine is closed")
-        self._inbox.put(request)
-        # It may have fallen into the inbox after the last look; whoever reads the error twice reads the first.
-        if self._failure:
-            request.put(EngineError(self._failure))
-
-    def cancel(self, request: Request) -> None:
-        """The stopping criterion sees it after the token in progress."""
-        request.cancelled = True
 
     # Everything below runs on the computing thread.
 
