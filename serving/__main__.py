@@ -14,11 +14,12 @@ import sys
 from pathlib import Path
 
 from serving.engine import EngineError, open_engine
+from serving.environment import SettingsError
 from serving.generation import Generator
 from serving.listen import check_port, place
 from serving.logs import configure_logs
 from serving.release import Release, ReleaseError, verify_release
-from serving.settings import Settings, SettingsError, read_settings
+from serving.settings import Settings, read_settings
 
 
 def main() -> int:

@@ -35,10 +35,11 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from serving.callers import Callers
+from serving.environment import SettingsError
 from serving.errors import RequestError, error_body
 from serving.listen import check_port
 from serving.logs import choose_request_id, configure_logs
-from serving.settings import Settings, SettingsError, read_settings
+from serving.settings import Settings, read_settings
 from serving.streams import ClientLeft, unless_stalled, while_connected
 
 _LOG = logging.getLogger("serving.front")

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from serving.engine import EngineOptions
+from serving.environment import from_environment, variable_names
 
 _PLAIN_NAMES = {"host": "HOST", "port": "PORT"}
-
-
-class SettingsError(ValueError):
-    """A setting that its owner can mend; the message names the variable, its value and what is allowed."""
 
 
 class Settings(BaseModel):
@@ -75,20 +72,9 @@ class Settings(BaseModel):
 
 def environment_names() -> dict[str, str]:
     """Field name -> environment variable."""
-    return {name: _PLAIN_NAMES.get(name, f"SLIPWAY_{name.upper()}") for name in Settings.model_fields}
+    return variable_names(Settings, "SLIPWAY_", _PLAIN_NAMES)
 
 
 def read_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
-    """Settings from flags that are not None, then the environment, then the defaults.
-
-    Raises SettingsError for a value that is not allowed.
-    """
-    names = environment_names()
-    values = {field: environ[variable] for field, variable in names.items() if environ.get(variable)}
-    values |= {field: value for field, value in flags.items() if value is not None}
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = str(first["loc"][0])
-        raise SettingsError(f"{names.get(field, field)} = {first['input']!r}: {first['msg']}") from error
+    """Settings from flags that are not None, then the environment, then the defaults. Raises SettingsError."""
+    return from_environment(Settings, environment_names(), environ, **flags)

@@ -18,9 +18,10 @@ import signal
 import sys
 from pathlib import Path
 
+from serving.environment import SettingsError
 from serving.fetch.fetch import fetch
 from serving.fetch.progress import Progress
-from serving.fetch.settings import FetchSettingsError, read_settings
+from serving.fetch.settings import read_settings
 from serving.fetch.source import BadUriError, NotThereError, SourceError, parse_uri
 from serving.release import ReleaseError
 
@@ -40,7 +41,7 @@ def main() -> int:
     try:
         settings = read_settings(os.environ)
         fetch(parse_uri(flags.uri), flags.destination, settings, Progress(settings.progress_seconds))
-    except (BadUriError, FetchSettingsError) as error:
+    except (BadUriError, SettingsError) as error:
         return _fail(2, str(error))
     except (ReleaseError, NotThereError) as error:
         return _fail(1, f"{flags.uri}: refused: {error}")

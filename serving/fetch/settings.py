@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
+
+from serving.environment import SettingsError, from_environment, variable_names
 
 # Variables that others define: cloud libraries, and KServe, which sets the last three in a storage container.
 _PLAIN_NAMES = {
@@ -14,10 +16,6 @@ _PLAIN_NAMES = {
     "s3_authorities": "AWS_CA_BUNDLE",
     "authorities_mount": "CA_BUNDLE_VOLUME_MOUNT_POINT",
 }
-
-
-class FetchSettingsError(ValueError):
-    """A setting that its owner can mend; the message names the variable, its value and what is allowed."""
 
 
 class FetchSettings(BaseModel):
@@ -69,7 +67,7 @@ class FetchSettings(BaseModel):
     def authorities(self, scheme: str) -> str | None:
         """Further certificate authorities as PEM text, beside those of the system; None when there are none.
 
-        Raises FetchSettingsError when the file that a variable points to cannot be read.
+        Raises SettingsError when the file that a variable points to cannot be read.
         """
         if scheme == "s3" and self.s3_authorities:
             variable, path = _PLAIN_NAMES["s3_authorities"], Path(self.s3_authorities)
@@ -80,24 +78,14 @@ class FetchSettings(BaseModel):
         try:
             return path.read_text()
         except OSError as error:
-            raise FetchSettingsError(f"{variable}: {path} cannot be read: {error.strerror}") from error
+            raise SettingsError(f"{variable}: {path} cannot be read: {error.strerror}") from error
 
 
 def environment_names() -> dict[str, str]:
     """Field name -> environment variable."""
-    return {name: _PLAIN_NAMES.get(name, f"SLIPWAY_FETCH_{name.upper()}") for name in FetchSettings.model_fields}
+    return variable_names(FetchSettings, "SLIPWAY_FETCH_", _PLAIN_NAMES)
 
 
 def read_settings(environ: Mapping[str, str]) -> FetchSettings:
-    """Settings from the environment, then the defaults.
-
-    Raises FetchSettingsError for a value that is not allowed.
-    """
-    names = environment_names()
-    values = {field: environ[variable] for field, variable in names.items() if environ.get(variable)}
-    try:
-        return FetchSettings.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = str(first["loc"][0])
-        raise FetchSettingsError(f"{names.get(field, field)} = {first['input']!r}: {first['msg']}") from error
+    """Settings from the environment, then the defaults. Raises SettingsError."""
+    return from_environment(FetchSettings, environment_names(), environ)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from serving.settings import Settings, SettingsError, environment_names, read_settings
+from serving.environment import SettingsError
+from serving.settings import Settings, environment_names, read_settings
 
 
 def test_flags_go_before_the_environment_and_that_before_the_defaults() -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from serving.fetch.settings import FetchSettings, FetchSettingsError, environment_names, read_settings
+from serving.environment import SettingsError
+from serving.fetch.settings import FetchSettings, environment_names, read_settings
 
 
 def test_defaults_without_variables():
@@ -19,7 +20,7 @@ def test_variables_are_read():
 @pytest.mark.parametrize(("field", "value"), [("streams", "0"), ("range_mib", "x"), ("stall_seconds", "nan")])
 def test_a_bad_value_is_told_with_its_variable(field, value):
     variable = environment_names()[field]
-    with pytest.raises(FetchSettingsError, match=f"{variable} = '{value}'"):
+    with pytest.raises(SettingsError, match=f"{variable} = '{value}'"):
         read_settings({variable: value})
 
 
@@ -32,5 +33,5 @@ def test_authorities_of_s3_go_before_those_of_everything(tmp_path):
 
 
 def test_authorities_that_cannot_be_read_are_told(tmp_path):
-    with pytest.raises(FetchSettingsError, match=r"CA_BUNDLE_VOLUME_MOUNT_POINT: .*cabundle\.crt cannot be read"):
+    with pytest.raises(SettingsError, match=r"CA_BUNDLE_VOLUME_MOUNT_POINT: .*cabundle\.crt cannot be read"):
         FetchSettings(authorities_mount=str(tmp_path)).authorities("https")
