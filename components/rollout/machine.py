@@ -443,7 +443,7 @@ class Rollout:
         why = str(error)
         try:
             now = self._look()
-            why = _cause(now.candidate, digest, why)
+            why = now.rejected or _cause(now.candidate, digest, why)
             self.target.reject(digest, why)
             self._tell(Step("withdraw", digest, why))
             self._withdraw(now, digest)

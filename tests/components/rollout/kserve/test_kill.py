@@ -11,7 +11,7 @@ from components.rollout.golden import GoldenCheck
 from components.rollout.kserve.client import Cluster
 from components.rollout.kserve.target import KServeTarget
 from components.rollout.machine import Rollout
-from components.rollout.target import Origin
+from components.rollout.target import Origin, RolloutFailed
 from tests.components.rollout.kserve.fake_api import NAMESPACE
 
 pytestmark = [
@@ -123,6 +123,31 @@ def test_another_release_cleans_up_what_was_killed_at_any_write(place):
         settled_on(place, place.releases["three"][0])
         bring(place, place.releases["one"], place.releases["three"][0], place.cluster())
         _forget_history(place)
+    pytest.fail("it never ended")
+
+
+def test_a_rollback_that_was_killed_at_any_write_is_ended_and_not_taken_back(place):
+    """The candidate would pass the next time."""
+    one, two = place.releases["one"], place.releases["two"]
+    ended = 0
+    for at in WRITES:
+        place.world.behaviour[two[0][7:17]] = "wrong"
+        try:
+            killed = killed_at(place, at, heard=True)
+        except RolloutFailed:
+            killed = False
+        place.world.behaviour.clear()
+        place.world.counts.clear()
+        if not killed:
+            assert ended > 1
+            return
+        if "slipway.dev/rejected" in place.annotations():
+            ended += 1
+            with pytest.raises(RolloutFailed, match="did not go live: golden answer 1"):
+                bring(place, two, one[0], place.cluster())
+        else:
+            bring(place, one, one[0], place.cluster())
+        settled_on(place, one[0])
     pytest.fail("it never ended")
 
 
