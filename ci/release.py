@@ -4,7 +4,7 @@ python -m ci.release export      the built images as files, with their digests
 python -m ci.release smoke       train, evaluate, gate and serve a tiny model inside the image of the steps
 python -m ci.release scan        CRITICAL vulnerabilities fail, and secrets in a layer
 python -m ci.release push        under the commit, short and full; `latest` where asked for
-python -m ci.release sign        cosign without a key, and the SBOMs as attestations; then verified
+python -m ci.release sign        cosign without a key, and the SBOMs as attestations, each once; then verified
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ LAYOUT = PLACE / "layout"
 WRITTEN = PLACE / "release/images.env"
 ISSUER = "https://token.actions.githubusercontent.com"
 """Who signs a job's token; cosign's certificate names it."""
+
+_OWN_TAGS = "--new-bundle-format=false"
+"""Signature and SBOM get a tag each, sha256-….sig and sha256-….att, written once. In cosign 3's own form both are
+referrers of the image: a registry that does not list these gets one tag for both, which moves with the second and is
+refused where tags may not move; in one that does they have no tag, and a clean-up may take what has none."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SMOKE_SECONDS = 1800
@@ -271,7 +276,7 @@ def identity() -> str:
 
 
 def sign() -> None:
-    """Sign every image by digest and attach its SBOM; then verify as anybody would."""
+    """Sign every image by digest and attach its SBOM, each once; verified as anybody would."""
     cosign = program("cosign", "https://github.com/sigstore/cosign")
     found = references()
     registry = Registry.from_environment()
@@ -283,16 +288,31 @@ def sign() -> None:
             sbom = SBOMS / f"{image.name}.cdx.json"
             if not sbom.is_file():
                 raise CiError(f"{sbom} is missing: make sbom, in the job `build`")
-            run([cosign, "sign", "--yes", address], env=env)
-            run([cosign, "attest", "--yes", "--type=cyclonedx", f"--predicate={sbom}", address], env=env)
-            who = [f"--certificate-identity={identity()}", f"--certificate-oidc-issuer={ISSUER}"]
-            # what they print is the signature and the whole SBOM
-            ask([cosign, "verify", *who, address], env=env)
-            ask([cosign, "verify-attestation", "--type=cyclonedx", *who, address], env=env)
+            words = (["sign"], ["attest", "--type=cyclonedx", f"--predicate={sbom}"])
+            for make, check in zip(words, _checks(cosign, address), strict=True):
+                # what an earlier attempt has signed stays as it is: a second signature would move the tag
+                if not _holds(check, env):
+                    run([cosign, *make, _OWN_TAGS, "--use-signing-config=false", "--yes", address], env=env)
+                    ask(check, env=env)
     job.summary(
-        f"### Signed\n\nas `{identity()}`; verify with\n\n```\ncosign verify --certificate-identity={identity()} "
+        f"### Signed\n\nas `{identity()}`; verify with\n\n```\n"
+        f"cosign verify {_OWN_TAGS} --certificate-identity={identity()} "
         f"--certificate-oidc-issuer={ISSUER} {found['SLIPWAY_IMAGE_SERVING']}\n```"
     )
+
+
+def _checks(cosign: str, address: str) -> tuple[list[str], list[str]]:
+    """The commands that verify an image's signature and its SBOM's, and print the signature and the whole SBOM."""
+    who = [_OWN_TAGS, f"--certificate-identity={identity()}", f"--certificate-oidc-issuer={ISSUER}", address]
+    return [cosign, "verify", *who], [cosign, "verify-attestation", "--type=cyclonedx", *who]
+
+
+def _holds(check: list[str], env: dict[str, str]) -> bool:
+    try:
+        ask(check, env=env)
+    except CiError:
+        return False
+    return True
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"export": export, "smoke": smoke, "scan": scan, "push": push, "sign": sign}

@@ -310,14 +310,22 @@ def cosigned(calls: list[Call]) -> list[tuple[str, str]]:
     return [(call.words[0], call.words[-1].rpartition("/")[2].partition("@")[0]) for call in calls]
 
 
+def unsigned(workspace: Workspace, digests: dict[str, str], *checks: str) -> None:
+    """The first look at each image finds nothing that these checks of cosign would take."""
+    for digest in digests.values():
+        for check in checks:
+            workspace.programs.answer("cosign", rf"^{check} .*@{digest}$", complains="no signatures", code=1, times=1)
+
+
 def test_images_are_signed_by_digest_and_verified(pushed: Workspace, digests: dict[str, str]):
+    unsigned(pushed, digests, "verify", "verify-attestation")
     done = pushed.step("release.yml", "push", "make release-sign", values(digests))
     assert done.returncode == 0, done.stderr
     calls = pushed.programs.calls("cosign")
     wanted = [
         (verb, image.repository)
         for image in release.IMAGES
-        for verb in ("sign", "attest", "verify", "verify-attestation")
+        for verb in ("verify", "sign", "verify", "verify-attestation", "attest", "verify-attestation")
     ]
     assert cosigned(calls) == wanted
     assert all("@sha256:" in call.words[-1] for call in calls)
@@ -327,6 +335,25 @@ def test_images_are_signed_by_digest_and_verified(pushed: Workspace, digests: di
     assert all(identity in call.words for call in calls if call.words[0].startswith("verify"))
     assert all("--yes" in call.words for call in calls if call.words[0] in ("sign", "attest"))
     assert not [call for call in calls if Path(call.env["DOCKER_CONFIG"]).exists()]
+
+
+def test_signature_and_sbom_have_a_tag_each(pushed: Workspace, digests: dict[str, str]):
+    """In cosign's newer form both stand behind one tag, which moves with the second, or behind none."""
+    unsigned(pushed, digests, "verify", "verify-attestation")
+    assert pushed.step("release.yml", "push", "make release-sign", values(digests)).returncode == 0
+    calls = pushed.programs.calls("cosign")
+    assert all("--new-bundle-format=false" in call.words for call in calls)
+    assert all(("--use-signing-config=false" in call.words) == (call.words[0] in ("sign", "attest")) for call in calls)
+    assert "cosign verify --new-bundle-format=false" in pushed.summary
+
+
+def test_what_an_earlier_attempt_has_signed_is_not_signed_again(pushed: Workspace, digests: dict[str, str]):
+    """A second signature would move the tag of the first."""
+    unsigned(pushed, digests, "verify-attestation")
+    done = pushed.step("release.yml", "push", "make release-sign", values(digests))
+    assert done.returncode == 0, done.stderr
+    verbs = [verb for verb, _ in cosigned(pushed.programs.calls("cosign"))]
+    assert verbs == ["verify", "verify-attestation", "attest", "verify-attestation"] * len(release.IMAGES)
 
 
 def test_a_signature_that_does_not_verify_stops_the_release(pushed: Workspace, digests: dict[str, str]):
