@@ -3,7 +3,7 @@
 python -m ci.release export      the built images as files, with their digests
 python -m ci.release smoke       train, evaluate, gate and serve a tiny model inside the image of the steps
 python -m ci.release scan        CRITICAL vulnerabilities fail, and secrets in a layer
-python -m ci.release push        under the commit, short and full; `latest` where asked for
+python -m ci.release push        under the commit, short and full, each given once; `latest` where asked for
 python -m ci.release sign        cosign without a key, and the SBOMs as attestations, each once; then verified
 """
 
@@ -41,6 +41,7 @@ _OWN_TAGS = "--new-bundle-format=false"
 referrers of the image: a registry that does not list these gets one tag for both, which moves with the second and is
 refused where tags may not move; in one that does they have no tag, and a clean-up may take what has none."""
 
+_COSIGN = "https://github.com/sigstore/cosign"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SMOKE_SECONDS = 1800
 
@@ -221,7 +222,7 @@ def moves_latest() -> bool:
 
 
 def push() -> None:
-    """Push what was tried and scanned, and write down its addresses. Raises CiError when a commit's tag is taken."""
+    """Push what was tried and scanned, and write down its addresses; of a commit that was released before, those."""
     digests = built()
     registry = Registry.from_environment()
     wanted = tags(job.value("GITHUB_SHA", "the commit"), latest=moves_latest())
@@ -229,29 +230,54 @@ def push() -> None:
     with tempfile.TemporaryDirectory(prefix="slipway-login-") as folder:
         authfile = registry.log_in(Path(folder))
         for image in IMAGES:
-            address = f"{registry.prefix}/{image.repository}"
-            for tag in wanted:
-                _push(registry, authfile, image, f"{address}:{tag}{image.suffix}", digests[image.name])
-            lines.append(f"{image.variable}={address}@{digests[image.name]}")
+            address = _push_image(registry, image, digests[image.name], wanted, authfile)
+            lines.append(f"{image.variable}={address}")
     WRITTEN.parent.mkdir(parents=True, exist_ok=True)
     WRITTEN.write_text("\n".join([*lines, f"SLIPWAY_COMMIT={wanted[0]}", ""]))
     job.output("images", WRITTEN.read_text())
     job.summary("### Pushed\n\n```\n" + WRITTEN.read_text() + "```")
 
 
-def _push(registry: Registry, authfile: Path, image: Image, target: str, digest: str) -> None:
-    there = registry.digest(target, authfile)
-    if there == digest:
-        print(f"{target} is there")
-        return
-    if there and not target.endswith(f":latest{image.suffix}"):
-        raise CiError(
-            f"{target} is {there} and this build is {digest}: a commit's tag is given once; "
-            "run the failed jobs again, not all of them, or push a new commit"
-        )
-    plain = registry.plain("--dest-tls-verify=false")
+def _push_image(registry: Registry, image: Image, built_digest: str, wanted: list[str], authfile: Path) -> str:
+    """The digest that the commit's tags name from now on: of this build, or of the one that was released before."""
+    address = f"{registry.prefix}/{image.repository}"
+    targets = [f"{address}:{tag}{image.suffix}" for tag in wanted]
+    held = {target: registry.digest(target, authfile) for target in targets}
+    digest, source = built_digest, f"oci:{LAYOUT}:{image.name}"
+    if (earlier := held[targets[0]]) and earlier != digest:
+        _judge_released(targets[0], f"{address}@{earlier}", digest, authfile.parent)
+        digest, source = earlier, f"docker://{address}@{earlier}"
+    for target, there in held.items():
+        if there == digest:
+            print(f"{target} is there")
+        elif there and not target.endswith(f":latest{image.suffix}"):
+            raise CiError(_given_once(target, there, digest))
+        else:
+            _copy(registry, authfile, source, target, digest)
+    return f"{address}@{digest}"
+
+
+def _judge_released(tag: str, address: str, digest: str, login: Path) -> None:
+    """Raises CiError unless this workflow has signed what a commit's tag names: then it was tried and scanned."""
+    try:
+        for check in _checks(program("cosign", _COSIGN), address):
+            ask(check, env={"DOCKER_CONFIG": str(login)})
+    except CiError as error:
+        raise CiError(f"{_given_once(tag, address.partition('@')[2], digest)}\n{error}") from error
+    print(f"{tag} was released before, and stays as it is")
+
+
+def _given_once(tag: str, there: str, digest: str) -> str:
+    return (
+        f"{tag} is {there} and this build is {digest}: a commit's tag is given once, and what has it was not released; "
+        "run the failed jobs again, not all of them, or push a new commit"
+    )
+
+
+def _copy(registry: Registry, authfile: Path, source: str, target: str, digest: str) -> None:
+    plain = [*registry.plain("--dest-tls-verify=false"), *registry.plain("--src-tls-verify=false")]
     copy = ["skopeo", "copy", "--preserve-digests", f"--authfile={authfile}", *plain, "--retry-times=3"]
-    run([*copy, f"oci:{LAYOUT}:{image.name}", f"docker://{target}"])
+    run([*copy, source, f"docker://{target}"])
     if (arrived := registry.digest(target, authfile)) != digest:
         raise CiError(f"{target} arrived as {arrived}, and {digest} was sent")
 
@@ -277,7 +303,7 @@ def identity() -> str:
 
 def sign() -> None:
     """Sign every image by digest and attach its SBOM, each once; verified as anybody would."""
-    cosign = program("cosign", "https://github.com/sigstore/cosign")
+    cosign = program("cosign", _COSIGN)
     found = references()
     registry = Registry.from_environment()
     with tempfile.TemporaryDirectory(prefix="slipway-login-") as folder:

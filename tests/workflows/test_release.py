@@ -240,11 +240,36 @@ def test_pushing_again_copies_nothing(workspace: Workspace, digests: dict[str, s
     assert not [line for line in workspace.programs.lines("skopeo") if "copy" in line]
 
 
+EARLIER = "sha256:" + "9" * 64
+
+
 def test_a_commit_is_given_to_one_build_only(workspace: Workspace, digests: dict[str, str]):
-    registry(workspace, digests, taken="sha256:" + "9" * 64)
+    """What nobody has signed may be an attempt that did not end, or a stranger's."""
+    registry(workspace, digests, taken=EARLIER)
+    workspace.programs.answer("cosign", "^verify ", complains="no signatures", code=1)
     done = push(workspace, digests)
-    assert done.returncode == 2 and "run the failed jobs again" in done.stderr
+    assert done.returncode == 2 and "run the failed jobs again" in done.stderr and "no signatures" in done.stderr
     assert "images" not in workspace.outputs
+
+
+def test_a_commit_that_was_released_goes_on_with_what_was_released(workspace: Workspace, digests: dict[str, str]):
+    """By hand, once more: an image that is built again has another digest, and the first is in use."""
+    for image in release.IMAGES:
+        short = rf"^inspect.*/{image.repository}:{COMMIT[:12]}{image.suffix}$"
+        workspace.programs.answer("skopeo", short, complains="manifest unknown", code=1, times=1)
+    workspace.programs.answer("skopeo", "^inspect", says=EARLIER)
+    workspace.programs.put("cosign")
+    done = push(workspace, digests)
+    assert done.returncode == 0, done.stderr
+    told = dict(line.split("=", 1) for line in workspace.outputs["images"].splitlines())
+    assert {told[image.variable].partition("@")[2] for image in release.IMAGES} == {EARLIER}
+    verified = workspace.programs.calls("cosign")
+    assert [call.words[-1] for call in verified[::2]] == [told[image.variable] for image in release.IMAGES]
+    copies = [call.words[-2:] for call in workspace.programs.calls("skopeo") if call.words[0] == "copy"]
+    assert copies == [
+        [f"docker://{told[image.variable]}", f"docker://{GOOGLE}/{image.repository}:{COMMIT[:12]}{image.suffix}"]
+        for image in release.IMAGES
+    ], "a tag that lacks is made of what was released"
 
 
 def test_what_arrives_as_something_else_is_noticed(workspace: Workspace, digests: dict[str, str]):
