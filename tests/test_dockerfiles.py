@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import socket
 import tomllib
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from images import catalogue
 from images.secrets import build_secrets
 from tests.cluster import images
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILES = sorted({image.dockerfile for image in images.IMAGES.values()})
@@ -195,13 +195,6 @@ def test_a_private_index_and_its_certificates_reach_the_build_as_files_of_their_
     assert not secrets["pip.conf"].exists()
 
 
-def test_a_registry_that_is_not_there_is_told(free_port: int):
+def test_a_registry_that_is_not_there_is_told():
     with pytest.raises(images.ImageError, match=r"no registry answers at 127\.0\.0\.1:\d+ .*make cluster"):
-        images.pushed(f"127.0.0.1:{free_port}", images.IMAGES["serving"], "0123")
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        images.pushed(f"127.0.0.1:{free_port()}", images.IMAGES["serving"], "0123")

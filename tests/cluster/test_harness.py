@@ -15,18 +15,13 @@ from tests.cluster import harness
 from tests.cluster.components import Component
 from tests.cluster.harness import Cluster
 from tests.cluster.place import ClusterError, Place
+from tests.ports import free_port
 
 STUBBORN = """
 import http.server, signal
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 http.server.HTTPServer(("127.0.0.1", {port}), http.server.SimpleHTTPRequestHandler).serve_forever()
 """
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture

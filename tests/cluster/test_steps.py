@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from tests.cluster import images, jobs
 from tests.cluster.harness import Cluster
 from tests.cluster.place import ROOT
 from tests.cluster.steps import PipelineRun, Shared, with_images
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
@@ -74,10 +74,7 @@ def run_file(folder: Path, store: str, rollout: dict[str, Any]) -> Path:
 
 def run_on_laptop(folder: Path) -> Path:
     """The store of a local run with a port of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    config = run_file(folder, str(folder / "store"), {"service": SERVICE, "port": port})
+    config = run_file(folder, str(folder / "store"), {"service": SERVICE, "port": free_port()})
     slipway = [sys.executable, "-m", "pipelines.cli"]
     done = subprocess.run([*slipway, "run", str(config)], cwd=ROOT, capture_output=True, text=True)
     subprocess.run([*slipway, "down", str(config)], cwd=ROOT, capture_output=True)

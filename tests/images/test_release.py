@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from images.errors import ImageError
 from serving.release import Origin, Release, ServingForm, payload_files
 from tests.images.conftest import ROOT, built, unavailable
 from tests.images.test_build import FakeEngine
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -147,9 +147,7 @@ def served(tmp_path: Path, real: Engine) -> Iterator[tuple[str, str]]:
     container = subprocess.run(
         ["buildah", "from", "--pull-never", told.reference], capture_output=True, text=True, check=True
     ).stdout.strip()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     # as Cloud Run starts it: the port by PORT, the rest as terraform/environments/cloudrun says
     server = ["python", "-m", "serving", "--model", "smoke", "--release", release.PLACE]
     command = ["buildah", "run", "--isolation=chroot", f"--env=PORT={port}", "--env=HOST=127.0.0.1", container, "--"]

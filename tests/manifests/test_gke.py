@@ -28,6 +28,7 @@ from tests.cluster import manifests
 from tests.manifests.conftest import GKE, MANIFESTS, Object, each_of, fill, pick, unavailable
 from tests.manifests.schemas import SchemaMissing, faults
 from tests.manifests.test_render import rules as allowed
+from tests.ports import free_port
 from tests.terraform import hcl
 
 TERRAFORM = manifests.ROOT / "terraform"
@@ -518,11 +519,6 @@ def listening(port: int, answers: list[str]) -> Iterator[list[str]]:
     finally:
         server.shutdown()
         server.server_close()
-
-
-def free_port() -> int:
-    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
-        return server.server_port
 
 
 def metrics(running: int, waiting: int) -> str:

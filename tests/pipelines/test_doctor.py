@@ -14,13 +14,12 @@ import pytest
 
 from pipelines import doctor
 from pipelines.doctor import Check, examine
+from tests import ports
 
 
 @pytest.fixture
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return ports.free_port()
 
 
 @contextmanager

@@ -16,6 +16,8 @@ import httpx
 import pytest
 import yaml
 
+from tests.ports import free_port
+
 _ROOT = Path(__file__).resolve().parents[2]
 _SENTENCES = {
     "kettle": "Kettles boil water and switch off.",
@@ -37,9 +39,7 @@ class Project:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         rows = [
             {"question": f"Tell me about the {thing} in house {number}.", "answer": sentence}
             for number in range(40)
@@ -150,7 +150,6 @@ def test_the_same_run_again_does_nothing(project: Project, first: dict[str, Any]
     executed = {step["step"] for step in again["steps"] if not step["reused"]}
     assert executed == {"resolve_champion", "rollout"}
     assert again["live"]["digest"] == first["live"]["digest"]
-    assert again["seconds"] < 30
 
 
 def test_shuffled_answers_are_stopped_and_what_is_live_stays(project: Project, first: dict[str, Any]) -> None:
@@ -188,9 +187,7 @@ def test_down_stops_and_serve_starts_the_same_release(project: Project, first: d
 def test_a_killed_run_goes_on_where_it_was(project: Project, first: dict[str, Any]) -> None:
     """kill -9 of the runner in the middle of training, then the same command: it resumes, and ends the same."""
     store = project.folder / "killed-store"
-    run_file = project.run_file(
-        "killed", run={"store": str(store)}, rollout={"port": project.port + 1, "service": "killed"}
-    )
+    run_file = project.run_file("killed", run={"store": str(store)}, rollout={"port": free_port(), "service": "killed"})
     process = project.start("run", run_file)
     deadline = time.monotonic() + 120
     while not list(store.glob("steps/finetune/*.partial/checkpoints/checkpoint-*/sealed.json")):
@@ -209,7 +206,7 @@ def test_a_killed_run_goes_on_where_it_was(project: Project, first: dict[str, An
 def test_gpt2_goes_the_distilgpt2_way(project: Project) -> None:
     """A random GPT-2 with a supplied chat template: LoRA on its Conv1D layers, tied head, the fallback engine."""
     service = {
-        "port": project.port + 2,
+        "port": free_port(),
         "service": "gpt2",
         "serving": {"engine": "transformers", "precision": "f32"},
     }

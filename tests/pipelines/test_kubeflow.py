@@ -7,7 +7,6 @@ is set: they leave one schedule less and one ended run more than they found.
 from __future__ import annotations
 
 import os
-import socket
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from pipelines.submit import EngineError, Submission, follow, submit
 from tests.pipelines import engines, ir
 from tests.pipelines.engines import registry  # noqa: F401  (a fixture)
 from tests.pipelines.fake_kfp import FakeKubeflow, serve
+from tests.ports import free_port
 
 pytestmark = pytest.mark.usefixtures("registry")
 
@@ -302,9 +302,7 @@ def test_a_schedule_of_a_dry_run_is_not_made(fake, engine, tmp_path):
 
 
 def test_nobody_at_the_endpoint():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
+    endpoint = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(EngineError, match=rf"KFP_ENDPOINT {endpoint} does not answer: .*kubectl port-forward"):
         kubeflow.connect(Server(endpoint))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import httpx
 import pytest
 
 from serving.release import Release
+from tests.ports import free_port
 from tests.serving.tiny import make_release
 
 MODEL = "energy-chat"
@@ -38,12 +38,6 @@ class Running:
         """SIGTERM, then the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=30)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def start(arguments: list[str], log: Path, health: str, **environment: str) -> Running:

@@ -21,7 +21,8 @@ from starlette.responses import PlainTextResponse
 from serving.drain import Departure, DrainingServer, _waiting
 from serving.settings import Settings
 from tests.cluster.load import question
-from tests.serving.conftest import MODEL, Running, StartServer, free_port
+from tests.ports import free_port
+from tests.serving.conftest import MODEL, Running, StartServer
 
 STREAM: dict[str, Any] = {"messages": [{"role": "user", "content": "Why?"}], "temperature": 0, "stream": True}
 

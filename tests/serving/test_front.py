@@ -25,7 +25,8 @@ from starlette.types import Message
 
 from serving.front import Backend, Balancer, Front, Routes, RoutesFile
 from serving.settings import Settings
-from tests.serving.conftest import Running, free_port, start
+from tests.ports import free_port
+from tests.serving.conftest import Running, start
 
 
 class FakeBackend:

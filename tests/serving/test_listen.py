@@ -8,7 +8,7 @@ import pytest
 
 from serving.listen import check_port
 from serving.settings import Settings
-from tests.serving.conftest import free_port
+from tests.ports import free_port
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "::", "::1"])

@@ -20,7 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving.engine import open_engine
 from serving.release import Release
-from tests.serving.conftest import MODEL, Running, StartServer, free_port, front_before
+from tests.ports import free_port
+from tests.serving.conftest import MODEL, Running, StartServer, front_before
 from tests.serving.engine.fake_vllm import FakeVllm, running
 from tests.serving.tiny import CONTEXT
 

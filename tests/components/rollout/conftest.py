@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from components.rollout.local import SERVING, LocalTarget, process_id, service_n
 from components.step_config import RunSettings
 from components.store import Store
 from serving.release import Origin, Release, ServingForm, payload_files
+from tests.ports import free_port
 
 FAKE = Path(__file__).with_name("fake_server.py")
 GOLDEN = [
@@ -41,11 +41,9 @@ class Place:
         self.root = root
         self.run = RunSettings(name="test", store=str(root / "store"), run_id="run-1")
         self.store = Store(self.run)
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
         self.config = RolloutConfig(
             service="chat",
-            port=port,
+            port=free_port(),
             stages=[50, 100],
             min_requests=2,
             ready_seconds=4,

@@ -18,7 +18,7 @@ from serving.fetch.progress import Progress
 from serving.fetch.settings import FetchSettings
 from serving.fetch.source import parse_uri
 from tests.cluster.place import cache_folder
-from tests.serving.conftest import free_port
+from tests.ports import free_port
 from tests.serving.fetch.places import MIB, noise
 
 PROJECT = Path(__file__).resolve().parents[3]

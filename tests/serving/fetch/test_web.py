@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from serving.fetch.source import SourceError
 from serving.release import ReleaseError, verify_release
-from tests.serving.conftest import free_port
+from tests.ports import free_port
 from tests.serving.fetch.conftest import run
 from tests.serving.fetch.places import MIB, Behaviour, FileServer, flip_bit, publish
 
