@@ -138,7 +138,8 @@ def _event(line: str) -> dict[str, Any]:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    with (Path(tempfile.gettempdir()) / "slipway-terraform-test.lock").open("w") as lock:
+    # another user's file there may not be opened for writing
+    with (Path(tempfile.gettempdir()) / f"slipway-terraform-test-{os.getuid()}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import time
 import urllib.request
@@ -16,6 +15,7 @@ import pytest
 from ci import layout, release
 from ci.commands import CiError
 from tests.cluster.place import Place
+from tests.ports import free_port
 from tests.workflows import tools
 
 pytestmark = pytest.mark.slow
@@ -27,21 +27,21 @@ def registry(tmp_path: Path) -> Iterator[str]:
     binary = Place().cache / "bin/registry"
     if not binary.exists():
         pytest.skip(f"{binary} is not built: make cluster builds it")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     store = {"filesystem": {"rootdirectory": str(tmp_path / "registry")}}
     settings = {"version": 0.1, "storage": store, "http": {"addr": f"127.0.0.1:{port}"}}
     (tmp_path / "registry.yml").write_text(json.dumps(settings))
     log = (tmp_path / "registry.log").open("w")
     process = subprocess.Popen([binary, "serve", str(tmp_path / "registry.yml")], stdout=log, stderr=log)
     try:
-        for _ in range(50):
+        for _ in range(300):
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=1).close()
                 break
             except OSError:
                 time.sleep(0.1)
+        else:
+            pytest.fail(f"the registry does not answer: {(tmp_path / 'registry.log').read_text()}")
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
