@@ -11,10 +11,10 @@ import tarfile
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from images.errors import ImageError
@@ -176,7 +176,9 @@ class Docker(Engine):
                     subprocess.Popen(["docker", "export", container], stdout=subprocess.PIPE) as export,
                     tarfile.open(fileobj=export.stdout, mode="r|") as archive,
                 ):
-                    archive.extractall(folder, filter=_readable)
+                    # what comes in is chosen by _readable; a filter of tarfile's own is not there before 3.11.4
+                    archive.extraction_filter = lambda member, _: member
+                    archive.extractall(folder, members=_readable(archive))
                 if export.returncode:
                     raise ImageError(f"`docker export` failed for {reference}")
                 yield Path(folder)
@@ -202,12 +204,15 @@ class Docker(Engine):
         return json.loads(_told(["docker", "image", "inspect", reference]))[0]
 
 
-def _readable(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-    """Files and folders with their modes. Links could lead out of the folder, and owners and devices need root."""
-    if not (member.isfile() or member.isdir() or member.islnk()):
-        return None
-    kept = tarfile.data_filter(member, folder)
-    return kept.replace(mode=member.mode | 0o400, deep=False)
+def _readable(members: Iterable[tarfile.TarInfo]) -> Iterator[tarfile.TarInfo]:
+    """Files and folders with their modes, as ours. Links and paths could lead out, and owners and devices need root."""
+    for member in members:
+        paths = [PurePosixPath(member.name), PurePosixPath(member.linkname)]
+        inside = not any(path.is_absolute() or ".." in path.parts for path in paths)
+        if inside and (member.isfile() or member.isdir() or member.islnk()):
+            member.mode |= 0o400
+            member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), "", ""
+            yield member
 
 
 def choose(name: str, logs: Path) -> Engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
 import shutil
 import tarfile
@@ -105,6 +106,12 @@ def _download(source: Source, target: Path) -> None:
 
 def unpack(content: bytes, target: Path) -> None:
     """A .tgz into a new folder; links and paths that lead out of it are refused."""
+    if not hasattr(tarfile, "data_filter"):
+        here = platform.python_version()
+        raise PlatformError(
+            f"this Python is {here}, which cannot refuse what leads out of a folder; use 3.11.4 or newer: make setup "
+            "PYTHON=/path/to/python3.12 VENV=.venv312"
+        )
     target.mkdir(parents=True)
     with tempfile.NamedTemporaryFile(suffix=".tgz") as file:
         file.write(content)

@@ -163,6 +163,13 @@ def test_an_archive_that_does_not_come(served: tuple[str, bytes]) -> None:
         sources.fetch("keda", Source(archive=f"{address}/gone.tgz", sha256="0" * 64))
 
 
+def test_a_python_that_would_unpack_anything_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Debian 12's own is 3.11.2."""
+    monkeypatch.delattr(tarfile, "data_filter")
+    with pytest.raises(PlatformError, match=r"3\.11\.4 or newer"):
+        sources.unpack(archive("keda/Chart.yaml"), tmp_path / "new")
+
+
 def test_an_archive_that_leads_out_of_its_folder(tmp_path: Path) -> None:
     with pytest.raises(tarfile.FilterError):
         sources.unpack(archive("../outside"), tmp_path / "new")
