@@ -62,6 +62,9 @@ resource "google_sql_database" "database" {
   project  = var.project_id
   instance = google_sql_database_instance.instance[each.key].name
   name     = each.value.database
+
+  # Postgres refuses while somebody is connected; the instance takes it along
+  deletion_policy = local.is_mysql[each.key] ? null : "ABANDON"
 }
 
 # Accounts sign in with IAM's tokens; there is no password to leak.

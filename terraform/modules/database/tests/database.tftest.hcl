@@ -46,6 +46,13 @@ run "accounts_sign_in_with_iam" {
   }
 }
 
+run "postgres_goes_with_its_instance" {
+  assert {
+    condition     = google_sql_database.database["mlflow"].deletion_policy == "ABANDON" && google_sql_user.user["mlflow mlflow"].deletion_policy == "ABANDON" && google_sql_database.database["pipelines"].deletion_policy != "ABANDON"
+    error_message = "it drops no database in use, and no user who owns tables"
+  }
+}
+
 run "outputs_say_where" {
   assert {
     condition     = output.instances["mlflow"].connection == google_sql_database_instance.instance["mlflow"].connection_name && output.instances["pipelines"].database == "mlpipeline"
