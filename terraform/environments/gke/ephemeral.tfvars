@@ -2,7 +2,7 @@
 environment         = "ephemeral"
 zones               = ["us-central1-a"]
 deletion_protection = false
-log_days            = 7
+log_days            = null # a bucket of its own could not be made again for a week
 databases           = null # in pods: nothing is kept
 
 pools = {

@@ -155,9 +155,9 @@ variable "vertex" {
 }
 
 variable "log_days" {
-  description = "How many days logs are kept."
+  description = "How many days logs are kept, in a bucket of their own; see modules/monitoring."
   type        = number
-  default     = 30
+  default     = null
 }
 
 variable "monitoring" {

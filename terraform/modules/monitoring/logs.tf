@@ -1,11 +1,13 @@
 # Lines of the pods of our namespaces, with request id and release (serving/logs.py), kept as long as `log_days` says.
-# Kubeflow's own say why a run did not start.
+# Kubeflow's own say why a run did not start. Without `log_days` they stay in the project's bucket _Default.
 locals {
   pods = "resource.type=\"k8s_container\" AND resource.labels.cluster_name=\"${var.cluster}\""
   ours = "${local.pods} AND (resource.labels.namespace_name:\"slipway-\" OR resource.labels.namespace_name=\"kubeflow\")"
 }
 
 resource "google_logging_project_bucket_config" "logs" {
+  count = var.log_days == null ? 0 : 1
+
   project          = var.project_id
   location         = var.region
   bucket_id        = var.name
@@ -15,10 +17,12 @@ resource "google_logging_project_bucket_config" "logs" {
 }
 
 resource "google_logging_project_sink" "logs" {
+  count = var.log_days == null ? 0 : 1
+
   project                = var.project_id
   name                   = var.name
   description            = "Lines of Slipway's namespaces, and of Kubeflow's"
-  destination            = "logging.googleapis.com/${google_logging_project_bucket_config.logs.id}"
+  destination            = "logging.googleapis.com/${google_logging_project_bucket_config.logs[0].id}"
   filter                 = local.ours
   unique_writer_identity = true
 }

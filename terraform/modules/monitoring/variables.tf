@@ -29,13 +29,13 @@ variable "emails" {
 }
 
 variable "log_days" {
-  description = "How long log lines are kept."
+  description = "How long log lines are kept, in a bucket of their own; null leaves them in the project's, with its retention (30 days). A deleted bucket's name stays taken for a week: an environment that is destroyed and made again has none."
   type        = number
-  default     = 30
+  default     = null
 
   validation {
-    condition     = var.log_days >= 1 && var.log_days <= 3650
-    error_message = "log_days ${var.log_days} must be from 1 to 3650."
+    condition     = var.log_days == null || try(var.log_days >= 1 && var.log_days <= 3650, false)
+    error_message = "log_days ${coalesce(var.log_days, 0)} must be from 1 to 3650."
   }
 }
 

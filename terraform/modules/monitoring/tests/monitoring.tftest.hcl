@@ -8,6 +8,7 @@ variables {
   region     = "us-central1"
   cluster    = "slipway-dev"
   emails     = ["oncall@example.com"]
+  log_days   = 30
   budget     = { billing_account = "012345-6789AB-CDEF01", per_month = 500 }
 }
 
@@ -48,7 +49,7 @@ run "thresholds_enter_the_queries" {
 
 run "logs_are_kept_with_release" {
   assert {
-    condition     = google_logging_project_bucket_config.logs.retention_days == 30 && output.log_bucket == google_logging_project_bucket_config.logs.id
+    condition     = google_logging_project_bucket_config.logs[0].retention_days == 30 && output.log_bucket == google_logging_project_bucket_config.logs[0].id
     error_message = "30 days"
   }
   assert {
@@ -56,8 +57,17 @@ run "logs_are_kept_with_release" {
     error_message = "metrics know the release, and this cluster's lines alone"
   }
   assert {
-    condition     = strcontains(google_logging_project_sink.logs.filter, "namespace_name=\"kubeflow\"")
+    condition     = strcontains(google_logging_project_sink.logs[0].filter, "namespace_name=\"kubeflow\"")
     error_message = "Kubeflow's lines say why a run did not start"
+  }
+}
+
+run "what_is_made_again_within_a_week_has_no_bucket" {
+  command = plan
+  variables { log_days = null }
+  assert {
+    condition     = length(google_logging_project_bucket_config.logs) + length(google_logging_project_sink.logs) == 0 && output.log_bucket == "projects/test-project/locations/global/buckets/_Default"
+    error_message = "a deleted bucket keeps its name for seven days"
   }
 }
 
