@@ -1,3 +1,10 @@
+# The API answers with the project's number: a budget for its id would be changed by every apply.
+data "google_project" "project" {
+  count = var.budget == null ? 0 : 1
+
+  project_id = var.project_id
+}
+
 resource "google_billing_budget" "budget" {
   count = var.budget == null ? 0 : 1
 
@@ -5,7 +12,7 @@ resource "google_billing_budget" "budget" {
   display_name    = var.name
 
   budget_filter {
-    projects = ["projects/${var.project_id}"]
+    projects = ["projects/${data.google_project.project[0].number}"]
   }
 
   amount {

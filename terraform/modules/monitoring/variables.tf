@@ -59,11 +59,11 @@ variable "thresholds" {
 }
 
 variable "budget" {
-  description = "Money a month at which the emails are told; null is no budget alert. It tells, it does not stop."
+  description = "Money a month at which the emails are told; null is no budget alert. It tells, it does not stop. `currency` can be no other than the billing account's, which it is without being said."
   type = object({
     billing_account = string
     per_month       = number
-    currency        = optional(string, "USD")
+    currency        = optional(string)
   })
   default = null
 

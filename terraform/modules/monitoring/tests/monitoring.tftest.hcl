@@ -87,6 +87,10 @@ run "the_budget_is_told_before_it_is_spent" {
     condition     = one(google_billing_budget.budget[0].amount[0].specified_amount[*].units) == "500" && contains([for rule in google_billing_budget.budget[0].threshold_rules : rule.spend_basis], "FORECASTED_SPEND")
     error_message = "500 a month, forecast too"
   }
+  assert {
+    condition     = google_billing_budget.budget[0].budget_filter[0].projects == toset(["projects/${data.google_project.project[0].number}"])
+    error_message = "by number, as the API answers"
+  }
 }
 
 run "no_budget_where_none_is_given" {
