@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -182,3 +183,11 @@ class RolloutConfig(StepConfig):
                 f"{PRESTOP_SECONDS} s that a pod serves on: above {needed:g}"
             )
         return self
+
+
+def as_recorded(noted: Mapping[str, Any]) -> RolloutConfig:
+    """Settings that were written down when they were in force, as they are: today's checks are for new ones."""
+    serving = ServingForm.model_construct(**noted.get("serving", {}))
+    kserve = KServeConfig.model_construct(**noted.get("kserve", {}))
+    fields: dict[str, Any] = {**noted, "serving": serving, "kserve": kserve}
+    return RolloutConfig.model_construct(**fields)

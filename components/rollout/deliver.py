@@ -232,7 +232,7 @@ def _bring(
 
     @cache
     def directory(wanted: str) -> Path:
-        return release_of(store, config, wanted)
+        return release_of(store, config if wanted == digest else target.settings(wanted), wanted)
 
     outcome = Rollout(
         target,

@@ -237,6 +237,10 @@ class LocalTarget:
         """See Target.history."""
         return [entry.model_dump() for entry in self.state().history]
 
+    def settings(self, digest: str) -> RolloutConfig:
+        """See Target.settings."""
+        return self._config
+
     def live(self) -> str | None:
         """What is live, from what is on disk alone: no server is asked."""
         state = self.state()

@@ -28,6 +28,7 @@ from components.rollout.target import (
     ChampionMoved,
     Instance,
     LockLost,
+    NoAddress,
     Observation,
     RolloutFailed,
     Target,
@@ -430,8 +431,12 @@ class Rollout:
     def _after_failed_return(self, step: Step, stable: Instance, tried: Tried, error: Exception) -> Tried:
         """The live release is there, but did not get its traffic: another try without its check, or the end.
 
-        It may serve all the same, so its successor never takes its traffic for that: it goes through every stage.
+        It may serve all the same, so its successor never takes its traffic for that: it goes through every stage. Only
+        where nobody can reach it is there nothing to lose.
         """
+        if isinstance(error, NoAddress):
+            self._tell(Step("fail", step.digest, f"nobody reaches the live release: {error}"))
+            return replace(tried, stable_given_up=True)
         if not tried.stable_unchecked:
             self._tell(Step("fail", step.digest, f"{error}; it is live, and gets its traffic without a check"))
             return replace(tried, stable_unchecked=True)

@@ -22,6 +22,10 @@ class TargetError(RuntimeError):
     """The place where it serves did not do what was asked; the message says what to do, and what is live."""
 
 
+class NoAddress(TargetError):
+    """The place where releases are met is not there: what is live there is out of its users' reach already."""
+
+
 class RolloutBusy(TargetError):
     """Another rollout of the same service is at work; the message says who holds it."""
 
@@ -241,6 +245,10 @@ class Target(Protocol):
 
     def history(self) -> Sequence[Mapping[str, str]]:
         """What went live: `digest`, `since`, `run_id`; oldest first, the last is live."""
+        ...
+
+    def settings(self, digest: str) -> RolloutConfig:
+        """The settings by which a release went live, or is on its way; this rollout's where none are recorded."""
         ...
 
     def refuse_early(self) -> None:

@@ -81,6 +81,14 @@ def labels(service: str) -> dict[str, str]:
     return {MANAGED_BY: MANAGER, SERVICE: service}
 
 
+@dataclass(frozen=True)
+class Address:
+    """Where the public meets a release: the settings of the same names."""
+
+    gateway: str
+    hostname: str
+
+
 # ------------------------------------------------------------------------------------------- the record
 
 
@@ -315,13 +323,19 @@ def _beside(kind: Kind, isvc: Object, spec: Object) -> Object:
 
 
 def route(
-    config: RolloutConfig, namespace: str, record: Record, weights: Mapping[str, int], version: str = ""
+    config: RolloutConfig,
+    namespace: str,
+    record: Record,
+    weights: Mapping[str, int],
+    version: str = "",
+    addresses: Collection[Address] = (),
 ) -> Object:
     """The service's HTTPRoute. Weight 0 is left out: some gateways send such a backend requests all the same.
 
-    Without any weight it is attached to no gateway. `version` is the resourceVersion that it replaces.
+    Without any weight it is attached to no gateway. `version` is the resourceVersion that it replaces. It is met at
+    `addresses`, by default at that of the configuration.
     """
-    space, _, gateway = config.kserve.gateway.partition("/")
+    gateways, hostnames = together(addresses or [Address(config.kserve.gateway, config.kserve.hostname)])
     backends: list[Object] = [
         {
             "group": "",
@@ -338,9 +352,12 @@ def route(
     if backends:
         rule["backendRefs"] = backends
         group = GATEWAY.version.partition("/")[0]
-        spec["parentRefs"] = [{"group": group, "kind": GATEWAY.name, "namespace": space, "name": gateway}]
-    if config.kserve.hostname:
-        spec["hostnames"] = [config.kserve.hostname]
+        spec["parentRefs"] = [
+            {"group": group, "kind": GATEWAY.name, "namespace": space, "name": name}
+            for space, _, name in (one.partition("/") for one in gateways)
+        ]
+    if hostnames:
+        spec["hostnames"] = hostnames
     metadata: Object = {
         "name": config.service,
         "namespace": namespace,
@@ -350,6 +367,13 @@ def route(
     if version:
         metadata["resourceVersion"] = version
     return {"apiVersion": HTTP_ROUTE.version, "kind": HTTP_ROUTE.name, "metadata": metadata, "spec": spec}
+
+
+def together(addresses: Collection[Address]) -> tuple[list[str], list[str]]:
+    """Gateways and hostnames of a route that is met at several addresses; no hostname means every host."""
+    gateways = list(dict.fromkeys(one.gateway for one in addresses))
+    hostnames = list(dict.fromkeys(one.hostname for one in addresses))
+    return gateways, [] if "" in hostnames else hostnames
 
 
 def weights_of(found: Object | None) -> dict[str, int]:
@@ -377,17 +401,27 @@ def is_attached(found: Object | None) -> bool:
     return bool(_part(found or {}, "spec").get("parentRefs"))
 
 
-def takes(found: Object, gateway: str, hostname: str) -> bool:
-    """Whether a route has a gateway (namespace/name) with this very hostname, or likewise without one.
+def takes(found: Object, address: Address) -> bool:
+    """Whether a route has a gateway with this very hostname, or likewise without one.
 
     One whose service is live keeps its address while it is detached, in the outage of strategy "replace".
     """
-    space, _, name = gateway.partition("/")
-    own = found["metadata"].get("namespace", "")
-    parents = cast("list[Object]", _part(found, "spec").get("parentRefs") or [])
-    attached = any(one["name"] == name and one.get("namespace", own) == space for one in parents)
+    parents = _part(found, "spec").get("parentRefs")
     paused = not parents and f"{PREFIX}stable" in _part(_part(found, "metadata"), "annotations")
-    return (attached or paused) and (_part(found, "spec").get("hostnames") or []) == ([hostname] if hostname else [])
+    hostnames = cast("list[str]", _part(found, "spec").get("hostnames") or [""])
+    return (paused or address.gateway in _gateways(found)) and address.hostname in hostnames
+
+
+def carries(found: Object | None, address: Address) -> bool:
+    """Whether requests to an address reach a route, as far as it says so itself."""
+    hostnames = cast("list[str]", _part(found or {}, "spec").get("hostnames") or [])
+    return address.gateway in _gateways(found or {}) and (not hostnames or address.hostname in hostnames)
+
+
+def _gateways(found: Object) -> set[str]:
+    own = _part(found, "metadata").get("namespace", "")
+    parents = cast("list[Object]", _part(found, "spec").get("parentRefs") or [])
+    return {f"{one.get('namespace', own)}/{one['name']}" for one in parents}
 
 
 def event(about: Object, reason: str, message: str, when: str, unique: str, warning: bool) -> Object:

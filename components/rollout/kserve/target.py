@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Mapping, 
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ import yaml
 
 from components.progress import say
 from components.rollout import traffic
-from components.rollout.config import RolloutConfig
+from components.rollout.config import RolloutConfig, as_recorded
 from components.rollout.kserve import objects, readiness
 from components.rollout.kserve.client import (
     API_SECONDS,
@@ -52,12 +53,22 @@ from components.rollout.kserve.client import (
     Object,
 )
 from components.rollout.kserve.lease import Lock, holder_of, is_held, lease_name
-from components.rollout.kserve.objects import ISVC_LABEL, Record, WentLive, backend_of, labels, name_of, read_record
+from components.rollout.kserve.objects import (
+    ISVC_LABEL,
+    Address,
+    Record,
+    WentLive,
+    backend_of,
+    labels,
+    name_of,
+    read_record,
+)
 from components.rollout.kserve.publish import publish
 from components.rollout.target import (
     UNKNOWN,
     Instance,
     LockLost,
+    NoAddress,
     Observation,
     Origin,
     TargetError,
@@ -129,7 +140,7 @@ class KServeTarget:
         self._lock = Lock(self._cluster, config.service, origin.run)
         self._cluster.guard = self._lock.check
         self._watch: _Watch | None = None
-        self._found_public: _Public | None = None
+        self._found_public: dict[Address, _Public] = {}
         self._said_sign_in: bool | None = None
 
     # ------------------------------------------------------------------------------------------ the lock
@@ -158,8 +169,14 @@ class KServeTarget:
 
     @property
     def url(self) -> str:
-        """The public address, as the Gateway's status tells it."""
-        return self._public().url
+        """The public address, as the Gateway's status tells it; see _door."""
+        return self._door().url
+
+    def _door(self) -> _Public:
+        """Where a candidate with traffic is met, else what is live: a rollout may move the service."""
+        route = self._route()
+        record = self._record(route)
+        return self._public(self._addresses(record, self._routed(route, record, ()))[-1])
 
     def observe(self) -> Observation:
         """See Target.observe."""
@@ -173,14 +190,15 @@ class KServeTarget:
             return self._instance(digest, digests.get(digest), record) if digest else None
 
         others = sorted(digests.keys() - {record.stable, record.candidate})
-        in_force = bool(routed) and routed.keys() <= digests.keys() and not self._not_accepted(route)
-        in_force = in_force and not self._open_to_all(routed)
+        in_force = bool(routed) and routed.keys() <= digests.keys()
+        met_at = self._addresses(record, routed)
+        in_force = in_force and not self._open_to_all(routed, met_at)
         return Observation(
             stable=of(record.stable),
             candidate=of(record.candidate),
             retired=tuple(self._instance(digest, digests[digest], record) for digest in others),
             routed=routed,
-            in_force=in_force and any(self._answers(1, routed)[0] in routed for _ in range(_TRIES)),
+            in_force=in_force and all(self._is_met_at(one, route, routed) for one in met_at),
             previous=record.previous,
             rejected=record.rejected,
             noted={"state": record.state, "reason": record.reason, "since": record.since} if record.state else {},
@@ -191,6 +209,10 @@ class KServeTarget:
         route = self._route()
         record = self._record(route)
         return live_release(record.stable, record.candidate, self._routed(route, record, ()))
+
+    def settings(self, digest: str) -> RolloutConfig:
+        """See Target.settings."""
+        return self._settings_of(digest, self._record(self._route()))
 
     def history(self) -> Sequence[Mapping[str, str]]:
         """See Target.history."""
@@ -207,29 +229,33 @@ class KServeTarget:
 
     def http(self, url: str, seconds: float) -> httpx.Client:
         """See Target.http."""
-        public = self._public()
-        if url == public.url and not self._asks_for_sign_in():
-            return self._at_the_door(seconds)
-        name = self._busiest() if url == public.url else url.removeprefix("http://").partition(".")[0]
+        if any(one.url == url for one in self._found_public.values()):
+            return self._ask(self._door(), seconds)
+        name = url.removeprefix("http://").partition(".")[0]
         return self._cluster.http(f"services/{name}:{objects.PORT}", seconds)
 
-    def _at_the_door(self, seconds: float) -> httpx.Client:
-        public = self._public()
+    def _ask(self, door: _Public, seconds: float) -> httpx.Client:
+        """A client of a public address, or of what is behind it where nobody is let in."""
+        if self._asks_for_sign_in(door):
+            return self._cluster.http(f"services/{self._busiest()}:{objects.PORT}", seconds)
+        return self._at_the_door(door, seconds)
+
+    def _at_the_door(self, door: _Public, seconds: float) -> httpx.Client:
         return httpx.Client(
-            base_url=public.base,
-            headers=public.headers,
+            base_url=door.base,
+            headers=door.headers,
             timeout=seconds,
-            verify=public.base.startswith("https"),  # reading the certificates that are trusted takes a while
+            verify=door.base.startswith("https"),  # reading the certificates that are trusted takes a while
             trust_env=False,  # proxies of the environment are for the internet
             limits=httpx.Limits(max_keepalive_connections=0),  # a kept connection would stay with one server
         )
 
-    def _asks_for_sign_in(self) -> bool:
-        """Whether the public address lets nobody in without a Google account (Identity-Aware Proxy).
+    def _asks_for_sign_in(self, door: _Public) -> bool:
+        """Whether a public address lets nobody in without a Google account (Identity-Aware Proxy).
 
         Then its release is asked at its own address, and that the route is in force by the route's status alone.
         """
-        with suppress(httpx.HTTPError), self._at_the_door(_PROBE_SECONDS) as client:
+        with suppress(httpx.HTTPError), self._at_the_door(door, _PROBE_SECONDS) as client:
             return _IAP_HEADER in client.get("/health").headers
         return False
 
@@ -245,7 +271,7 @@ class KServeTarget:
                 raise
         return self._said_sign_in
 
-    def _open_to_all(self, digests: Iterable[str]) -> str:
+    def _open_to_all(self, digests: Iterable[str], addresses: Iterable[Address]) -> str:
         """Why it is not shown that the sign-in which the cluster wants stands before releases; "" when it is."""
         if not self._signs_in():
             return ""
@@ -253,7 +279,7 @@ class KServeTarget:
             taken_up, words = self._attached(digest)
             if not taken_up:
                 return words
-        if self._asks_for_sign_in():
+        if all(self._asks_for_sign_in(self._public(one)) for one in addresses if self._is_there(one)):
             return ""
         return (
             f"nobody is asked to sign in, though ConfigMap {_POLICIES} wants Identity-Aware Proxy there: look whether "
@@ -298,22 +324,25 @@ class KServeTarget:
 
     def refuse_early(self) -> None:
         """See Target.refuse_early: namespace, kinds and gateway are there, the address is free, and we may look."""
-        self._public()
+        record = self._record(self._route())
+        self._public(_address(self._config))
         self._policies()
         for kind in _WATCHED:
             self._cluster.list(kind, labels(self._service))
-        self._refuse_taken()
+        self._refuse_taken([*self._addresses(record), _address(self._config)])
 
-    def _refuse_taken(self) -> None:
-        """Raises TargetError when another service answers at the public address: the older route wins."""
+    def _refuse_taken(self, addresses: Collection[Address]) -> None:
+        """Raises TargetError when another service answers at one of these, or their mixture: the older route wins."""
+        gateways, hostnames = objects.together(addresses)
         for other in self._cluster.list(HTTP_ROUTE, {objects.MANAGED_BY: MANAGER}):
-            name, kserve = other["metadata"]["name"], self._config.kserve
-            if name != self._service and objects.takes(other, kserve.gateway, kserve.hostname):
-                host = kserve.hostname or "every host"
-                raise TargetError(
-                    f"service {name} takes {host} of Gateway {kserve.gateway} already, so {self._service} would get no "
-                    "request; give each its own rollout.kserve.hostname, or remove that HTTPRoute"
-                )
+            name = other["metadata"]["name"]
+            for gateway, host in product(gateways, hostnames or [""]):
+                if name != self._service and objects.takes(other, Address(gateway, host)):
+                    raise TargetError(
+                        f"service {name} takes {host or 'every host'} of Gateway {gateway} already, so "
+                        f"{self._service} would get no request; give each its own rollout.kserve.hostname, or remove "
+                        "that HTTPRoute"
+                    )
 
     def _route(self) -> Object | None:
         return self._cluster.get(HTTP_ROUTE, self._service)
@@ -325,6 +354,20 @@ class KServeTarget:
             raise TargetError(
                 f"HTTPRoute {self._service} in namespace {self._cluster.namespace}: {error}; put it back, or remove it"
             ) from error
+
+    def _settings_of(self, digest: str, record: Record) -> RolloutConfig:
+        """The settings of a release: as it went live, or is on its way; this rollout's for any other.
+
+        A new rollout's settings are not proven yet, so they are nothing to what is live.
+        """
+        recorded = {record.candidate: record.candidate_config, record.stable: record.config}.get(digest)
+        return as_recorded(recorded) if recorded else self._config
+
+    def _addresses(self, record: Record, digests: Iterable[str] = ()) -> list[Address]:
+        """Where these releases are met, the candidate last; without any, where what is live is, or would be."""
+        known = [one for one in (record.stable, record.candidate) if one and one in digests]
+        asked = known or [record.stable or record.candidate or ""]
+        return list(dict.fromkeys(_address(self._settings_of(one, record)) for one in asked))
 
     def _seen(self, with_events: bool = True) -> dict[str, readiness.Seen]:
         """InferenceService's name -> all that the cluster shows of it."""
@@ -348,18 +391,25 @@ class KServeTarget:
         return found
 
     def _instance(self, digest: str, seen: readiness.Seen | None, record: Record) -> Instance:
-        name = name_of(self._service, digest)
-        url = f"http://{backend_of(name)}.{self._cluster.namespace}.svc"
         if seen is not None:
-            found = readiness.instance(digest, url, seen, self._config.ready_seconds, self._cluster.now())
+            found = self._state_of(digest, seen, self._settings_of(digest, record))
             leaving = seen.isvc["metadata"].get("deletionTimestamp")
             if digest == record.stable and found.state != "ready" and not leaving and _answers_for(seen):
                 return replace(found, state="ready")  # by fewer or older pods, but it answers: nobody takes it down
             return found
+        name = name_of(self._service, digest)
+        url = self._url_of(digest)
         if record.stopped == digest:
             return Instance(digest, "stopped", url, "its servers were ended to make room", exists=False)
         why = f"InferenceService {name} does not exist: it was deleted, or never made"
         return Instance(digest, "failed", url, why, exists=False)
+
+    def _state_of(self, digest: str, seen: readiness.Seen, settings: RolloutConfig) -> Instance:
+        return readiness.instance(digest, self._url_of(digest), seen, settings.ready_seconds, self._cluster.now())
+
+    def _url_of(self, digest: str) -> str:
+        """The own address of a release."""
+        return f"http://{backend_of(name_of(self._service, digest))}.{self._cluster.namespace}.svc"
 
     def _routed(self, route: Object | None, record: Record, digests: Iterable[str]) -> dict[str, int]:
         """Release digest -> weight. A backend that is none of ours stands by its Service's name."""
@@ -368,11 +418,26 @@ class KServeTarget:
         found = objects.weights_of(route) if objects.is_attached(route) else {}
         return {by_backend.get(name, f"service {name}"): weight for name, weight in found.items()}
 
-    def _not_accepted(self, route: Object | None) -> str:
-        """Why the gateway does not follow the route in its newest form; "" when it does."""
+    def _is_met_at(self, address: Address, route: Object | None, routed: Collection[str]) -> bool:
+        """Whether the gateway of an address follows the route, and one of these releases answers there."""
+        followed = objects.carries(route, address) and not self._not_accepted(route, address.gateway)
+        if not followed or not self._is_there(address):
+            return False
+        return any(self._answers(1, routed, self._public(address))[0] in routed for _ in range(_TRIES))
+
+    def _is_there(self, address: Address) -> bool:
+        """Whether the gateway of an address has one."""
+        try:
+            self._public(address)
+        except NoAddress:
+            return False
+        return True
+
+    def _not_accepted(self, route: Object | None, named: str) -> str:
+        """Why a gateway does not follow the route in its newest form; "" when it does."""
         found = route or {}
         generation = found.get("metadata", {}).get("generation", 0)
-        space, _, gateway = self._config.kserve.gateway.partition("/")
+        space, _, gateway = named.partition("/")
         parents = cast("list[Object]", found.get("status", {}).get("parents") or [])
         ours = [
             one
@@ -380,7 +445,7 @@ class KServeTarget:
             if one["parentRef"].get("name") == gateway and one["parentRef"].get("namespace", space) == space
         ]
         if not ours:
-            return f"no controller has taken it up for gateway {self._config.kserve.gateway}"
+            return f"no controller has taken it up for gateway {named}"
         for condition in cast("list[Object]", ours[0].get("conditions") or []):
             words = (
                 f"{condition['type']} is {condition['status']}: {condition.get('reason')}: {condition.get('message')}"
@@ -391,18 +456,18 @@ class KServeTarget:
                 return f"its generation {generation} is not yet taken up"
         return ""
 
-    def _public(self) -> _Public:
-        """The public address. Raises TargetError when the gateway has none."""
-        if self._found_public is None:
-            self._found_public = self._find_public()
-        return self._found_public
+    def _public(self, address: Address) -> _Public:
+        """How an address is reached. Raises TargetError when its gateway has none."""
+        if address not in self._found_public:
+            self._found_public[address] = self._find_public(address)
+        return self._found_public[address]
 
-    def _find_public(self) -> _Public:
-        named = self._config.kserve.gateway
+    def _find_public(self, wanted: Address) -> _Public:
+        named = wanted.gateway
         space, _, name = named.partition("/")
         gateway = self._cluster.get(GATEWAY, name, space)
         if gateway is None:
-            raise TargetError(f"there is no Gateway {named}; apply manifests/, or set rollout.kserve.gateway")
+            raise NoAddress(f"there is no Gateway {named}; apply manifests/, or set rollout.kserve.gateway")
         addresses = cast("list[Object]", gateway.get("status", {}).get("addresses") or [])
         listeners = cast("list[Object]", gateway["spec"].get("listeners") or [])
         spoken = [one for one in listeners if one.get("protocol") in ("HTTPS", "HTTP")]
@@ -410,25 +475,25 @@ class KServeTarget:
         listener = max(spoken, key=lambda one: one["protocol"] == "HTTPS", default=None)
         if not addresses or listener is None:
             missing = "address in its status" if listener else "HTTP listener"
-            raise TargetError(f"Gateway {named} has no {missing}; see `kubectl describe gateway -n {space} {name}`")
+            raise NoAddress(f"Gateway {named} has no {missing}; see `kubectl describe gateway -n {space} {name}`")
         scheme = str(listener["protocol"]).lower()
         port = "" if int(listener["port"]) == {"http": 80, "https": 443}[scheme] else f":{listener['port']}"
-        hostname = self._config.kserve.hostname or str(listener.get("hostname") or "").removeprefix("*.")
+        hostname = wanted.hostname or str(listener.get("hostname") or "").removeprefix("*.")
         address = str(addresses[0]["value"])
         if scheme == "https" and not hostname:
-            raise TargetError(f"Gateway {named} speaks TLS, so a name is needed; set rollout.kserve.hostname")
+            raise NoAddress(f"Gateway {named} speaks TLS, so a name is needed; set rollout.kserve.hostname")
         url = f"{scheme}://{hostname or address}{port}"
         if hostname and scheme == "http":  # it works before the name does
             return _Public(url, f"http://{address}{port}", {"Host": f"{hostname}{port}"})
         return _Public(url, url, {})
 
-    def _answers(self, count: int, wanted: Collection[str]) -> list[str | None]:
-        """Who answers at the public address, so often in a row; it ends with the first that must not.
+    def _answers(self, count: int, wanted: Collection[str], door: _Public | None = None) -> list[str | None]:
+        """Who answers at a public address, so often in a row; it ends with the first that must not.
 
         None stands for an answer of no release.
         """
         answered: list[str | None] = []
-        with self.http(self.url, _PROBE_SECONDS) as client:
+        with self._ask(door or self._door(), _PROBE_SECONDS) as client:
             while len(answered) < count and (not answered or _is_one_of(answered[-1], wanted)):
                 answered.append(_release_that_answers(client))
         return answered
@@ -447,26 +512,28 @@ class KServeTarget:
 
     def apply(self, digest: str, release: Path) -> None:
         """See Target.apply."""
-        self._refuse_taken()
+        record = self._record(self._route())
+        settings = self._settings_of(digest, record) if digest == record.stable else self._config
+        self._refuse_taken([*self._addresses(record), _address(settings)])
         name = name_of(self._service, digest)
         found = self._cluster.get(INFERENCE_SERVICE, name)
         if found and _digest(found) != digest:
             raise TargetError(
                 f"InferenceService {name} is of release {_digest(found)}; delete it, it is not of {digest}"
             )
-        publish(release, self._config.kserve.releases, digest)
+        publish(release, settings.kserve.releases, digest)
 
         def take_role(record: Record) -> Record:
             if digest == record.stable:
                 return replace(record, stopped=None)
-            config = self._config.model_dump(mode="json")
+            config = settings.model_dump(mode="json")
             return replace(record, candidate=digest, candidate_config=config, rejected="")
 
         self._change(take_role)
         if found:
             seen = self._seen()
             serves = name in seen and self._is_routed(digest) and _answers_for(seen[name])
-            if serves or (name in seen and self._instance(digest, seen[name], Record()).state != "failed"):
+            if serves or (name in seen and self._state_of(digest, seen[name], settings).state != "failed"):
                 return
             self._delete(name)
         self._cluster.apply(INFERENCE_SERVICE, self._wanted(digest, release, self._record(self._route())))
@@ -474,15 +541,15 @@ class KServeTarget:
     def route(self, weights: Mapping[str, int]) -> None:
         """See Target.route."""
         wanted = {digest: weight for digest, weight in weights.items() if weight}
-        if wanted and not objects.is_attached(self._route()):
-            self._refuse_taken()
+        route = self._route()
+        record = self._record(route)
+        if wanted and not objects.is_attached(route):
+            self._refuse_taken([*self._addresses(record), *self._addresses(record, wanted)])
         seen = self._seen(with_events=False) if wanted else {}
         for digest in wanted:
             name = name_of(self._service, digest)
             if name not in seen or not readiness.ready_endpoints(seen[name].slices):
                 raise TargetError(f"{digest} has no server that is ready; the gateway would answer its share with 503")
-        route = self._route()
-        record = self._record(route)
         before = self._routed(route, record, ())
         coming = wanted.keys() - before.keys()
         signs_in = bool(wanted) and self._signs_in()
@@ -496,7 +563,7 @@ class KServeTarget:
         self._change(lambda record: record, wanted)
         for digest in coming - first:  # what is live has its traffic back first: a rollback waits for nothing
             self._stand_beside(digest, seen[name_of(self._service, digest)].isvc)
-        self._await_in_force(wanted, before)
+        self._await_in_force(wanted, before, self._addresses(record, wanted))
 
     def promote(self, digest: str) -> None:
         """See Target.promote."""
@@ -512,11 +579,20 @@ class KServeTarget:
             history = (*record.history, entry)
             return replace(_without_candidate(record), stable=digest, stopped=None, history=history, config=config)
 
+        self._leave_the_old_address(digest)
         self._change(promoted)
 
     def reject(self, digest: str, why: str) -> None:
         """See Target.reject."""
         self._change(lambda record: replace(record, rejected=why) if record.candidate == digest else record)
+
+    def _leave_the_old_address(self, digest: str) -> None:
+        """Have a candidate that has all the traffic met at its own address alone: that shows before it is live."""
+        record = self._record(self._route())
+        own = self._addresses(record, [digest])
+        if record.candidate == digest and self._addresses(record) != own:
+            self._change(lambda record: record, {digest: 100}, own)
+            self._await_in_force({digest: 100}, {digest: 100}, own)
 
     def stop(self, digest: str) -> None:
         """See Target.stop."""
@@ -546,9 +622,8 @@ class KServeTarget:
             say("event_not_written", step="rollout", state=state, why=str(error))
 
     def _wanted(self, digest: str, release: Path, record: Record) -> Object:
-        config, origin = self._config, self._origin
-        if digest == record.stable and record.config:  # as it went live: a new rollout's settings are not proven yet
-            config = read_config(record.config, record_name(self._service))
+        config, origin = self._settings_of(digest, record), self._origin
+        if digest == record.stable and record.config:
             origin = Origin(run_id=next((one.run_id for one in reversed(record.history) if one.digest == digest), ""))
         facts = {
             "run": origin.run,
@@ -559,10 +634,16 @@ class KServeTarget:
         }
         return objects.inference_service(config, self._cluster.namespace, digest, facts)
 
-    def _change(self, change: Callable[[Record], Record], weights: Mapping[str, int] | None = None) -> Object:
+    def _change(
+        self,
+        change: Callable[[Record], Record],
+        weights: Mapping[str, int] | None = None,
+        addresses: Collection[Address] = (),
+    ) -> Object:
         """Write the route as `change` makes its record, with new weights if given; computed from what is there.
 
-        Returns it. When somebody else writes it in between, it is read and computed again.
+        It is met where its releases are, what is live among them whatever it gets, or at `addresses`. Returns it. When
+        somebody else writes it in between, it is read and computed again.
         """
         deadline, pause = time.monotonic() + self._cluster.api_seconds, 0.02
         while True:
@@ -572,7 +653,8 @@ class KServeTarget:
             if found and wanted == record and weights is None:
                 return found
             version = str(found["metadata"]["resourceVersion"]) if found else ""
-            route = objects.route(self._config, self._cluster.namespace, wanted, weights or {}, version)
+            met = addresses or [*self._addresses(wanted), *self._addresses(wanted, weights or {})]
+            route = objects.route(self._config, self._cluster.namespace, wanted, weights or {}, version, met)
             if found and weights is None:
                 route["spec"] = found["spec"]  # who gets what is not this call's matter
             try:
@@ -633,44 +715,50 @@ class KServeTarget:
         route = self._route()
         return objects.is_attached(route) and backend_of(name_of(self._service, digest)) in objects.weights_of(route)
 
-    def _await_in_force(self, wanted: Mapping[str, int], before: Mapping[str, int]) -> None:
-        """Return when the gateway follows the route: its status says so, and its answers show it."""
+    def _await_in_force(
+        self, wanted: Mapping[str, int], before: Mapping[str, int], addresses: Sequence[Address]
+    ) -> None:
+        """Return when the gateways of these addresses follow the route: its status says so, and answers show it."""
         limit = self._config.kserve.route_seconds
         deadline = time.monotonic() + limit
         smallest = min([*wanted.values(), *before.values()], default=100)
         total = max(sum(wanted.values()), sum(before.values()), 1)
         needed = max(_ANSWERS, math.ceil(1.5 * total / max(smallest, 1)))
-        answered: list[str | None] = []
+        doors = [self._public(one) for one in addresses if wanted or self._is_there(one)]
         accepted = math.inf
         while True:
             route = self._route()
             if wanted and not objects.is_attached(route):
                 raise TargetError(f"HTTPRoute {self._service} was taken away by somebody else")
-            why = self._not_accepted(route) if wanted else ""
-            why = why or (self._open_to_all(wanted) if wanted else "")
+            refusals = [self._not_accepted(route, one.gateway) for one in addresses] if wanted else []
+            why = next((words for words in refusals if words), "")
+            why = why or (self._open_to_all(wanted, addresses) if wanted else "")
             accepted = math.inf if why else min(accepted, time.monotonic())
-            if not why and self._asks_for_sign_in():
-                if time.monotonic() - accepted >= min(_UNSEEN_SECONDS, limit / 2):
-                    return
+            closed = [] if why else [one for one in doors if self._asks_for_sign_in(one)]
+            open_ones = [] if why else [one for one in doors if one not in closed]
+            why = why or next((words for one in open_ones if (words := self._other_answers(one, needed, wanted))), "")
+            if closed and not why and time.monotonic() - accepted < min(_UNSEEN_SECONDS, limit / 2):
                 why = "it asks for sign-in, so that nobody sees who answers"
-            elif not why:
-                answered = self._answers(needed, wanted)
-                shown = set(answered) == set(wanted) if wanted else not any(answered)
-                if shown:
-                    return
-                why = f"it answers by {', '.join(sorted(set(map(str, answered))))}"
+            if not why:
+                return
             if time.monotonic() > deadline:
                 shares = ", ".join(f"{digest} {weight}" for digest, weight in wanted.items()) or "nothing"
                 raise TargetError(
-                    f"the gateway at {self.url} does not route by {shares} after {limit:g} s: {why}; "
-                    f"see `kubectl describe httproute -n {self._cluster.namespace} {self._service}`"
+                    f"the gateway at {' and '.join(one.url for one in doors)} does not route by {shares} after "
+                    f"{limit:g} s: {why}; see `kubectl describe httproute -n {self._cluster.namespace} {self._service}`"
                 )
             self.wait(0.2)
+
+    def _other_answers(self, door: _Public, count: int, wanted: Collection[str]) -> str:
+        """Who answers at a public address in place of those that are wanted; "" when they do, all of them."""
+        answered = self._answers(count, wanted, door)
+        shown = set(answered) == set(wanted) if wanted else not any(answered)
+        return "" if shown else f"it answers by {', '.join(sorted(set(map(str, answered))))}"
 
     def _delete(self, name: str) -> None:
         """Delete an InferenceService and return when its pods are gone; they finish what they have begun."""
         found = self._cluster.get(INFERENCE_SERVICE, name)
-        deadline = time.monotonic() + self._config.kserve.grace_seconds + _DELETE_SECONDS
+        deadline = time.monotonic() + self._grace_seconds(found) + _DELETE_SECONDS
         while True:
             isvc = self._cluster.get(INFERENCE_SERVICE, name)
             ours = isvc is not None and found is not None and isvc["metadata"]["uid"] == found["metadata"]["uid"]
@@ -683,6 +771,11 @@ class KServeTarget:
                 left = f"pods {', '.join(pods)}" if pods else "the object itself (does the KServe controller run?)"
                 raise TargetError(f"InferenceService {name} was deleted, but is not gone: {left}")
             self.wait(0.5)
+
+    def _grace_seconds(self, isvc: Object | None) -> float:
+        """How long the pods of a release may take to end: its own settings, whatever this rollout's are."""
+        predictor = (isvc or {}).get("spec", {}).get("predictor", {})
+        return float(predictor.get("terminationGracePeriodSeconds", self._config.kserve.grace_seconds))
 
 
 class _Watch:
@@ -758,6 +851,10 @@ def record_name(service: str) -> str:
 def _digest(isvc: Object) -> str:
     noted = cast("dict[str, str]", isvc["metadata"].get("annotations") or {})
     return noted.get(f"{objects.PREFIX}digest", f"unknown ({isvc['metadata']['name']})")
+
+
+def _address(config: RolloutConfig) -> Address:
+    return Address(config.kserve.gateway, config.kserve.hostname)
 
 
 def _without_candidate(record: Record) -> Record:

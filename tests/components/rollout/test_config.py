@@ -6,7 +6,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from components.rollout.config import KServeConfig, RolloutConfig
+from components.rollout.config import KServeConfig, RolloutConfig, as_recorded
 
 
 def test_defaults_are_valid_for_both_targets():
@@ -91,3 +91,11 @@ def test_vllm_needs_a_gpu(target, words):
     with pytest.raises(ValidationError, match=f"engine vllm needs a GPU; {words}"):
         RolloutConfig(target=target, serving=serving)
     assert RolloutConfig(target="kserve", serving=serving, kserve=KServeConfig(gpus=1))
+
+
+def test_settings_that_were_in_force_are_read_as_they_are():
+    """A check that came later must not keep a rollout from what is live."""
+    made = RolloutConfig(target="kserve", kserve=KServeConfig(gpus=1), serving={"engine": "vllm", "precision": "bf16"})
+    assert as_recorded(made.model_dump(mode="json")) == made
+    noted = made.model_dump(mode="json") | {"stages": [0], "dropped_since": 1}
+    assert as_recorded(noted).stages == [0] and as_recorded({"service": "chat"}).kserve == KServeConfig()

@@ -350,6 +350,9 @@ class World:
         self.served: dict[str, int] = {}
         """Name of a backend Service -> weight, as the gateway has it in force."""
 
+        self.hostnames: list[str] = []
+        """Those of the route that the gateway has in force; none is every host."""
+
         self._turn = 0
         self._gateway = _serve(_public(self))
         api.on_change = self._changed
@@ -418,13 +421,22 @@ class World:
     def _follow(self, route: Object) -> None:
         spec, metadata = route["spec"], route["metadata"]
         backends = [one for rule in spec["rules"] for one in rule.get("backendRefs", [])]
-        attached = bool(spec.get("parentRefs"))
+        attached = any(self.api.one("gateways", one["name"], one["namespace"]) for one in spec.get("parentRefs", []))
         self.served = {one["name"]: one["weight"] for one in backends} if attached else {}
+        self.hostnames = spec.get("hostnames", [])
         good = [{"type": kind, "status": "True", "reason": kind, "observedGeneration": metadata["generation"]}
                 for kind in ("Accepted", "ResolvedRefs")]  # fmt: skip
-        parents = [{"parentRef": one, "conditions": good} for one in spec.get("parentRefs", [])]
+        there = [one for one in spec.get("parentRefs", []) if self.api.one("gateways", one["name"], one["namespace"])]
+        parents = [{"parentRef": one, "conditions": good} for one in there]
         if route.get("status", {}).get("parents") != parents:
             self.api.put("httproutes", route, {"parents": parents})
+
+    def listens_to(self, host: str) -> bool:
+        """Whether a listener of any gateway, and the route, take a host."""
+        listeners = [one for gateway in self.api.all("gateways") for one in gateway["spec"]["listeners"]]
+        named = host.partition(":")[0]
+        takes = any(named.endswith(one.get("hostname", "").removeprefix("*")) for one in listeners)
+        return takes and (not self.hostnames or named in self.hostnames)
 
     def turn(self) -> str | None:
         """The backend that gets the next request, by weighted turns."""
@@ -486,7 +498,7 @@ def _public(world: World) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             if world.signs_in:
                 return self._sign_in()
-            backend = world.turn() or ""
+            backend = (world.turn() if world.listens_to(self.headers["Host"]) else "") or ""
             content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             status, headers, content = world._proxied(f"services/{backend}:80", "POST", self.path, content)
             self.send_response(status)
@@ -505,7 +517,7 @@ def _public(world: World) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             if world.signs_in and world.served:
                 return self._sign_in()
-            backend = world.turn()
+            backend = world.turn() if world.listens_to(self.headers["Host"]) else None
             digest = world.digest(backend) if backend else ""
             content = json.dumps({"status": "ok", "release": digest, "host": self.headers["Host"]}).encode()
             self.send_response(200 if digest else 503 if backend else 404)

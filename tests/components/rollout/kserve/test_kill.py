@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import httpx
 import pytest
 
 from components.rollout.deliver import plan
@@ -148,6 +149,30 @@ def test_a_rollback_that_was_killed_at_any_write_is_ended_and_not_taken_back(pla
         else:
             bring(place, one, one[0], place.cluster())
         settled_on(place, one[0])
+
+
+@pytest.mark.parametrize("heard", [False, True], ids=["before it is heard", "after it is heard"])
+def test_a_move_to_another_address_that_was_killed_at_any_write(place, heard):
+    """Until the candidate has all the traffic, the old address answers."""
+    here = place.config
+    there = here.model_copy(update={"kserve": here.kserve.model_copy(update={"hostname": "new.example"})})
+    one, two = place.releases["one"], place.releases["two"]
+    for at in WRITES:
+        place.config = there
+        killed = killed_at(place, at, heard)
+        seen = place.target().observe()
+        if seen.live == one[0]:
+            door = httpx.get(f"http://127.0.0.1:{place.world._gateway.server_port}/health")
+            assert door.headers["x-slipway-release"] in seen.routed
+        bring(place, two, seen.live, place.cluster())
+        settled_on(place, two[0])
+        assert place.world.hostnames == ["new.example"]
+        if not killed:
+            return
+        place.config = here
+        bring(place, one, two[0], place.cluster())
+        assert place.world.hostnames == []
+        _forget_history(place)
     pytest.fail("it never ended")
 
 
