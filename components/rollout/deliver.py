@@ -70,7 +70,7 @@ def back(
     """Return to an earlier release, the one before by default, as every rollout goes; the content of live.json.
 
     `digest` may be shortened to its first digits; `asked` is as for targets.configuration. After a return the release
-    that was left is "the one before". The release keeps the run and the commit that it came from.
+    that was left is "the one before". The release keeps its own settings, and the run and the commit that it came from.
     """
     config = configuration(store, asked)
     target = open_target(store, config, commands=commands)
@@ -78,8 +78,9 @@ def back(
     wanted = find_release(store, digest, [entry["digest"] for entry in target.history()]) if digest else seen.previous
     if wanted is None:
         raise InputError(f"nothing was live before {seen.live or 'now'}; name the release to go to")
-    verify(store, wanted, config)
-    return _bring(store, config, wanted, seen.live, _attested_origin(store, wanted), commands, returning=True)
+    own = _at_present(target, wanted, seen.live)
+    verify(store, wanted, own)
+    return _bring(store, own, wanted, seen.live, _attested_origin(store, wanted), commands, returning=True)
 
 
 def finish(store: Store, *, asked: RolloutConfig | None = None, commands: Commands = SERVING) -> dict[str, Any] | None:
@@ -254,6 +255,13 @@ def _bring(
         record |= {key: attested[key] for key in _ORIGIN if key in attested}
     _attest(store, outcome, record)
     return record
+
+
+def _at_present(target: Target, digest: str, live: str | None) -> RolloutConfig:
+    """The settings of a release, at the address where the service is met now."""
+    own, now = target.settings(digest), target.settings(live or digest)
+    address = {name: getattr(now.kserve, name) for name in ("gateway", "hostname", "route_seconds")}
+    return own.model_copy(update={"kserve": own.kserve.model_copy(update=address)})
 
 
 def plan(config: RolloutConfig) -> Plan:

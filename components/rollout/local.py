@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.progress import say
 from components.rollout import processes, traffic
-from components.rollout.config import RolloutConfig
+from components.rollout.config import RolloutConfig, as_recorded
 from components.rollout.target import (
     UNKNOWN,
     Instance,
@@ -83,6 +83,8 @@ class WentLive(_Record):
     digest: str
     since: str
     run_id: str
+    config: dict[str, Any] = {}
+    """The rollout configuration by which it went live; {} of one that went live before this was noted."""
 
 
 class State(_Record):
@@ -235,11 +237,12 @@ class LocalTarget:
 
     def history(self) -> Sequence[Mapping[str, str]]:
         """See Target.history."""
-        return [entry.model_dump() for entry in self.state().history]
+        return [entry.model_dump(exclude={"config"}) for entry in self.state().history]
 
     def settings(self, digest: str) -> RolloutConfig:
-        """See Target.settings."""
-        return self._config
+        """See Target.settings. The port is the service's, and every release is met there."""
+        noted = next((one.config for one in reversed(self.state().history) if one.digest == digest), None)
+        return as_recorded(noted | {"port": self._config.port}) if noted else self._config
 
     def live(self) -> str | None:
         """What is live, from what is on disk alone: no server is asked."""
@@ -376,7 +379,8 @@ class LocalTarget:
         if state.live != digest:
             state.live, state.stopped = digest, False
             run_id = state.origins.get(digest, {}).get("run_id", "")
-            state.history.append(WentLive(digest=digest, since=_now(), run_id=run_id))
+            config = self._config.model_dump(mode="json")
+            state.history.append(WentLive(digest=digest, since=_now(), run_id=run_id, config=config))
         if state.candidate == digest:
             state.candidate, state.rejected = None, ""
         self._save(state)

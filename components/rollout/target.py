@@ -248,7 +248,7 @@ class Target(Protocol):
         ...
 
     def settings(self, digest: str) -> RolloutConfig:
-        """The settings by which a release went live, or is on its way; this rollout's where none are recorded."""
+        """The settings of a release that is live, on its way, or was live; this rollout's where none are recorded."""
         ...
 
     def refuse_early(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from components.rollout.config import KServeConfig, RolloutConfig
@@ -99,6 +99,8 @@ class WentLive:
     digest: str
     since: str
     run_id: str
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The rollout configuration that it had when it was replaced, by which it may return; {} until then."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,12 @@ class Record:
         """The release that was live before the stable one."""
         return next((entry.digest for entry in reversed(self.history) if entry.digest != self.stable), None)
 
+    def replaced_by(self, entry: WentLive, config: Mapping[str, Any]) -> Record:
+        """The record once another release is live; that which was leaves its configuration in the history."""
+        past = [replace(one, config=self.config) for one in self.history[-1:] if one.digest == self.stable]
+        history = (*self.history[: len(self.history) - len(past)], *past, entry)
+        return replace(self, stable=entry.digest, stopped=None, history=history, config=config)
+
     def annotations(self) -> dict[str, str]:
         """As they stand on the route; what is empty is left out."""
         history = [vars(entry) for entry in self.history[-_HISTORY:]]
@@ -167,7 +175,7 @@ def read_record(route: Object | None) -> Record:
             raise ValueError(f"annotation {PREFIX}{key} is not JSON: {error}") from error
 
     try:
-        history = tuple(WentLive(**entry) for entry in cast("list[dict[str, str]]", parsed("history") or []))
+        history = tuple(WentLive(**entry) for entry in cast("list[dict[str, Any]]", parsed("history") or []))
     except TypeError as error:
         raise ValueError(f"annotation {PREFIX}history has entries of another form: {error}") from error
     return Record(

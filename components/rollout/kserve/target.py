@@ -216,7 +216,8 @@ class KServeTarget:
 
     def history(self) -> Sequence[Mapping[str, str]]:
         """See Target.history."""
-        return [dict(vars(entry)) for entry in self._record(self._route()).history]
+        entries = self._record(self._route()).history
+        return [{"digest": one.digest, "since": one.since, "run_id": one.run_id} for one in entries]
 
     def traffic(self) -> Mapping[str, Mapping[str, Traffic]]:
         """See Target.traffic."""
@@ -356,11 +357,13 @@ class KServeTarget:
             ) from error
 
     def _settings_of(self, digest: str, record: Record) -> RolloutConfig:
-        """The settings of a release: as it went live, or is on its way; this rollout's for any other.
+        """The settings of a release: as it is live, is on its way, or was live; this rollout's where none are recorded.
 
         A new rollout's settings are not proven yet, so they are nothing to what is live.
         """
-        recorded = {record.candidate: record.candidate_config, record.stable: record.config}.get(digest)
+        past = {entry.digest: entry.config for entry in record.history if entry.config}
+        now = {record.candidate: record.candidate_config, record.stable: record.config}
+        recorded = now.get(digest) or past.get(digest)
         return as_recorded(recorded) if recorded else self._config
 
     def _addresses(self, record: Record, digests: Iterable[str] = ()) -> list[Address]:
@@ -574,10 +577,8 @@ class KServeTarget:
         def promoted(record: Record) -> Record:
             if record.stable == digest:
                 return record if record.candidate != digest else _without_candidate(record)
-            entry = WentLive(digest, _now(), run_id)
             config = record.candidate_config or self._config.model_dump(mode="json")
-            history = (*record.history, entry)
-            return replace(_without_candidate(record), stable=digest, stopped=None, history=history, config=config)
+            return _without_candidate(record).replaced_by(WentLive(digest, _now(), run_id), config)
 
         self._leave_the_old_address(digest)
         self._change(promoted)

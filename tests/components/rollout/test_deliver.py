@@ -83,6 +83,34 @@ def test_a_return_and_a_restart_keep_where_a_release_comes_from(place):
     assert json.loads(path.read_text()) == kept
 
 
+def test_a_return_is_by_the_settings_of_the_release_at_the_port_of_the_service(place):
+    first, second = place.release("first"), place.release("second")
+    patient = place.config.model_copy(update={"ready_seconds": 30, "stages": [10, 100]})
+    hasty, place.config = place.config, patient
+    place.roll(first)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    place.config = hasty.model_copy(update={"port": port})
+    place.roll(second)
+    deliver.back(place.store, commands=place.commands)
+    assert local.configuration(place.store) == patient.model_copy(update={"port": port})
+    place.settled_on(place.digest(first))
+
+
+def test_a_release_that_went_live_before_its_settings_were_noted_returns_by_the_last_ones(place):
+    first, second = place.release("first"), place.release("second")
+    place.roll(first)
+    path = place.store.root / "local/chat/state.json"
+    state = json.loads(path.read_text())
+    del state["history"][0]["config"]
+    path.write_text(json.dumps(state))
+    place.config = place.config.model_copy(update={"ready_seconds": 5})
+    place.roll(second)
+    deliver.back(place.store, commands=place.commands)
+    assert local.configuration(place.store) == place.config
+    place.settled_on(place.digest(first))
+
+
 def test_a_rollout_that_cannot_be_recorded_says_that_the_release_is_live(place):
     release = place.release("first")
     in_the_way = place.store.attestations(place.digest(release))
