@@ -92,7 +92,8 @@ def finish(store: Store, *, asked: RolloutConfig | None = None, commands: Comman
     seen = open_target(store, config, commands=commands).observe()
     one = seen.candidate or seen.stable
     # a live release without traffic or servers: one that was stopped, or was being made anew
-    left = seen.candidate or seen.retired or (seen.stable and not (seen.routed and seen.stable.exists))
+    changing = seen.change and seen.change.begun
+    left = seen.candidate or seen.retired or changing or (seen.stable and not (seen.routed and seen.stable.exists))
     if one is None or not left:
         return None
     return _bring(store, config, one.digest, seen.live, one.origin, commands, returning=one is seen.stable)

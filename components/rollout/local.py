@@ -392,6 +392,12 @@ class LocalTarget:
             state.rejected = why
             self._save(state)
 
+    def change(self, digest: str, release: Path, check: Callable[[], None]) -> None:
+        """See Target.change. No setting is observed to differ: a server here has none but how long it may drain."""
+
+    def restore(self, digest: str) -> None:
+        """See Target.restore."""
+
     def stop(self, digest: str) -> None:
         """See Target.stop."""
         state = self.state()

@@ -9,6 +9,10 @@ again, and whoever comes next with another release first finishes or cleans up w
                                  └── on any failure: route back, remove the candidate, start the old one where
                                      it was stopped, RolloutFailed
 
+    the release that is live, asked for with other settings:
+        change its servers in place ─▶ really ready ─▶ golden answers ─▶ record the settings
+                                 └── on any failure: restore the recorded settings, RolloutFailed
+
 A candidate that has all the traffic is what is live, promoted or not. When its server is gone (the machine was
 started anew, or memory ran out), it is started again, as a stable one is, and withdrawn only when that fails.
 A stage that a killed rollout was in is watched from its beginning. A failure is written down before anything is
@@ -36,7 +40,9 @@ from components.rollout.target import (
 )
 from components.rollout.watch import PATIENCE, Check, Watch
 
-Kind = Literal["stop", "apply", "wait", "open", "watch", "promote", "withdraw", "remove", "fail", "done"]
+Kind = Literal[
+    "stop", "apply", "wait", "open", "watch", "promote", "withdraw", "remove", "change", "restore", "fail", "done"
+]
 
 _INTERRUPTIONS = 5
 """Times that a stage may have to begin anew within one rollout."""
@@ -49,6 +55,9 @@ class Plan:
     limits: Limits
     strategy: Literal["surge", "replace"] = "surge"
     stages: tuple[int, ...] = (10, 50, 100)
+
+    changes: bool = True
+    """Whether the settings that are asked for are meant for the release that is wanted."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ class Outcome:
     """How a rollout ended."""
 
     digest: str
-    action: Literal["rolled out", "started again", "already live"]
+    action: Literal["rolled out", "settings changed", "started again", "already live"]
     previous: str | None
     """The release that was live before."""
 
@@ -138,12 +147,14 @@ def _before_the_switch(seen: Observation, stable: Instance, wanted: str, tried: 
     if stable.digest == wanted:
         step = _have_it_serve(seen, stable, tried)
         left = [one.digest for one in seen.retired if one.digest not in tried.not_removed]
-        return step or (Step("remove", left[0]) if left else Step("done", wanted))
+        step = step or (Step("remove", left[0]) if left else None)
+        return step or _have_its_settings(seen, stable, plan) or Step("done", wanted)
     if tried.stable_given_up:
         return None
     if plan.strategy == "surge":
         # Whatever is wanted, what is live serves first: a rollout that fails must leave it serving.
-        return _have_it_serve(seen, stable, tried)
+        alone = replace(plan, changes=False)  # what is asked for is meant for the wanted one
+        return _have_it_serve(seen, stable, tried) or _have_its_settings(seen, stable, alone)
     if stable.state != "stopped" and stable.digest not in tried.stopped:
         return Step("stop", stable.digest, "strategy is replace: nothing is served until the new release is")
     return None
@@ -160,6 +171,17 @@ def _have_it_serve(seen: Observation, stable: Instance, tried: Tried) -> Step | 
     if dict(seen.routed) != {stable.digest: 100} or not seen.in_force:
         return Step("open", stable.digest, share=100)
     return None
+
+
+def _have_its_settings(seen: Observation, stable: Instance, plan: Plan) -> Step | None:
+    """The step that leads to the stable release with the settings that it is to have; None when it has them."""
+    change = seen.change
+    if change is None or seen.candidate:
+        return None
+    if change.words and plan.changes:
+        outage = "; strategy is replace: nothing is served until its servers have started anew" if change.outage else ""
+        return Step("change", stable.digest, f"{change.words}{outage}")
+    return Step("restore", stable.digest, "a change of its settings was interrupted") if change.begun else None
 
 
 def _have_it_ready(instance: Instance, tried: Tried) -> Step | None:
@@ -281,6 +303,8 @@ class Rollout:
         action = "already live"
         if any((step.kind, step.digest) == ("promote", self.digest) for step in taken):
             action = "rolled out"
+        elif any(step.kind == "change" for step in taken):
+            action = "settings changed"
         elif any(step.digest == self.digest for step in taken):
             action = "started again"
         return Outcome(self.digest, action, seen.previous, self.target.url, self.outage.seconds)
@@ -367,6 +391,10 @@ class Rollout:
             self._withdraw(seen, step.digest)
         elif step.kind == "remove":
             self.target.remove(step.digest)
+        elif step.kind == "change":
+            self._change(step, seen)
+        elif step.kind == "restore":
+            self.target.restore(step.digest)
         else:
             raise RolloutFailed(step.reason)
         return True
@@ -383,10 +411,22 @@ class Rollout:
         if not (tried.watched if is_candidate else tried.stable_unchecked):
             self.check(own.url, step.digest, self.release_of(step.digest))
         self.target.route(split(seen, step.share) if is_candidate else {step.digest: 100})
+        self._serves_again(step)
+
+    def _serves_again(self, step: Step) -> None:
+        """End the outage, if there was one, and say how long it was."""
         if self.outage.began is not None:
             self.outage.seconds += self.clock() - self.outage.began
             self.outage.began = None
-            self._tell(Step("open", step.digest, f"served again after {self.outage.seconds:.1f} s", step.share))
+            self._tell(replace(step, reason=f"served again after {self.outage.seconds:.1f} s"))
+
+    def _change(self, step: Step, seen: Observation) -> None:
+        assert seen.stable is not None and seen.change is not None
+        url, release = seen.stable.url, self.release_of(step.digest)
+        if seen.change.outage:
+            self.outage.began = self.clock()
+        self.target.change(step.digest, release, lambda: self.check(url, step.digest, release))
+        self._serves_again(step)
 
     def _watch(self, step: Step, seen: Observation, tried: Tried) -> bool:
         assert seen.candidate is not None
@@ -409,6 +449,10 @@ class Rollout:
         """What a failed step means: another try without the stable release, or the end with the old one serving."""
         if step.kind == "stop":
             raise self._failed(str(error), seen.stable, tried) from error
+        if step.kind == "change":
+            raise self._unchanged(step, error) from error
+        if step.kind == "restore":
+            raise RolloutFailed(f"{step.digest} is live, but not as it was, its settings changed: {error}") from error
         if seen.stable and step.digest == seen.stable.digest:
             if step.digest == self.digest:
                 raise RolloutFailed(f"{step.digest} is live, but does not serve: {error}") from error
@@ -458,6 +502,24 @@ class Rollout:
             raise TargetError(f"{digest} failed ({why}) and could not be withdrawn: {second}") from error
         return why
 
+    def _unchanged(self, step: Step, error: Exception) -> RolloutFailed:
+        """The end of a change that failed, once the release serves by its recorded settings again."""
+        undo = Step("restore", step.digest, str(error))
+        self._tell(undo)
+        try:
+            self.target.restore(step.digest)
+        except LockLost:
+            raise
+        except (TargetError, OSError) as second:
+            raise TargetError(
+                f"the settings of {step.digest} could not be changed ({step.reason}: {error}), nor restored: {second}"
+            ) from error
+        self._serves_again(undo)
+        outage = f" Nothing was served for {self.outage.seconds:.1f} s." if self.outage.seconds else ""
+        words = f"the settings of {step.digest} are not changed ({step.reason}): {error}.{outage} It is live as it was."
+        self._tell(Step("fail", step.digest, words))
+        return RolloutFailed(words)
+
     def _failed(self, why: str, stable: Instance | None, tried: Tried) -> RolloutFailed:
         """The end of a rollout whose candidate is gone, once the old release serves again where it can."""
         kept = self._kept(stable, tried)
@@ -485,7 +547,8 @@ class Rollout:
         if tried.stable_given_up:
             return f"{stable.digest} is live, but does not serve"
         try:
-            replace(self, digest=stable.digest, expected=stable.digest)._work()
+            as_it_was = replace(self.plan, changes=False)
+            replace(self, digest=stable.digest, expected=stable.digest, plan=as_it_was)._work()
         except LockLost:
             raise
         except RolloutFailed as error:
@@ -531,6 +594,8 @@ def _state(step: Step) -> str:
         "promote": "promoting",
         "withdraw": "failed: rolling back",
         "remove": "removing",
+        "change": "changing its settings",
+        "restore": "failed: restoring its settings",
         "fail": "failed",
         "done": "live",
     }

@@ -6,7 +6,7 @@ being brought to traffic. Every method is idempotent and may be called again aft
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +84,20 @@ class Instance:
 
 
 @dataclass(frozen=True)
+class Change:
+    """How the settings that a rollout asks for differ from those by which the stable release serves."""
+
+    words: str
+    """Each with both values; "" when there are none left, and a change that was begun is to be taken back."""
+
+    begun: bool = False
+    """A rollout has begun to change them, and not recorded that it is done."""
+
+    outage: bool = False
+    """Its servers end before others start, since there is no room for both."""
+
+
+@dataclass(frozen=True)
 class Observation:
     """Everything that the next step is computed from."""
 
@@ -106,6 +120,9 @@ class Observation:
 
     noted: Mapping[str, str] = field(default_factory=dict[str, str])
     """What `Target.note` wrote last: `state`, `reason`, `since`."""
+
+    change: Change | None = None
+    """None where the settings of the stable release are those that are asked for."""
 
     @property
     def live(self) -> str | None:
@@ -207,6 +224,20 @@ class Target(Protocol):
         """Write down that the candidate is to go, so that whoever comes next takes it out and never brings it live.
 
         It holds until that release is removed or applied anew; of a release that is no candidate it says nothing.
+        """
+        ...
+
+    def change(self, digest: str, release: Path, check: Callable[[], None]) -> None:
+        """Have the stable release serve by the settings that are asked for, and record them once `check` is content.
+
+        Returns when it does. Whatever it raises, `restore` takes back what was done.
+        """
+        ...
+
+    def restore(self, digest: str) -> None:
+        """Have the stable release serve by its recorded settings again, and return when it does.
+
+        Raises TargetError when it does not become ready by them. Nothing happens where no change was begun.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -64,6 +65,39 @@ def test_two_releases_and_the_way_back(service, artifacts):
     service.settled_on(digest_of(first))
     told = {words.partition(":")[0] for words in service.told()}
     assert {"starting", "watching 10 %", "watching 50 %", "watching 100 %", "promoting", "removing", "live"} <= told
+
+
+def test_other_settings_reach_what_is_live_and_bad_ones_are_taken_back(service, artifacts):
+    """KServe hands the mark of the settings down to the pods; those that answer stay until others do."""
+    first, _ = artifacts
+    service.roll(first)
+    answered, enough = list[int](), threading.Event()
+
+    def ask():
+        while not enough.is_set():
+            answered.append(service.ask().status_code)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    selected = ["-n", NAMESPACE, "-l", f"slipway.dev/service={service.name}"]
+    for kserve in ({"memory": "1200Mi"}, {"memory": "1200Mi", "replicas": 2, "cpu": "100m"}):
+        assert service.roll(first, kserve)["action"] == "settings changed"
+        (isvc,) = service.cluster.get("isvc", *selected)["items"]
+        mark = isvc["metadata"]["annotations"]["slipway.dev/settings"]
+        pods = [one for one in service.cluster.get("pod", *selected)["items"] if not leaving(one)]
+        assert {one["metadata"]["annotations"]["slipway.dev/settings"] for one in pods} == {mark}
+        assert len(pods) == kserve.get("replicas", 1)
+        assert service.roll(first, kserve)["action"] == "already live"
+    with pytest.raises(RolloutFailed, match=r"kserve.image .*cannot be pulled.*It is live as it was"):
+        service.roll(first, kserve | {"image": f"registry.invalid/none@sha256:{'0' * 64}"})
+    assert service.roll(first, kserve)["action"] == "already live"
+    enough.set()
+    asking.join(60)
+    assert set(answered) == {200}
+
+
+def leaving(pod):
+    return "deletionTimestamp" in pod["metadata"]
 
 
 def test_what_stands_beside_a_release_goes_with_it(service, artifacts):

@@ -1,11 +1,12 @@
 """What the rollout writes into the cluster, as plain objects. Pure.
 
-An InferenceService is named for one release and never changed. All that changes stands on the service's HTTPRoute:
-its weights, and in its annotations which release has which role.
+An InferenceService is named for one release, and only its settings may change. All else that changes stands on the
+service's HTTPRoute: its weights, and in its annotations which release has which role.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ PREFIX = "slipway.dev/"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 SERVICE = f"{PREFIX}service"
 RELEASE = f"{PREFIX}release"
+SETTINGS = f"{PREFIX}settings"
 AUTOSCALER = "serving.kserve.io/autoscalerClass"
 ISVC_LABEL = "serving.kserve.io/inferenceservice"
 """KServe's, on the pods of an InferenceService."""
@@ -127,10 +129,13 @@ class Record:
     candidate_config: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """That of the rollout at work; it becomes `config` when the candidate is promoted."""
 
+    asked_config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """That to which the stable release is being changed; it becomes `config` when it serves by it."""
+
     @property
     def latest_config(self) -> Mapping[str, Any]:
         """The configuration of the rollout at work, else the one that is live; {} before the first."""
-        return self.candidate_config or self.config
+        return self.candidate_config or self.asked_config or self.config
 
     @property
     def previous(self) -> str | None:
@@ -141,7 +146,7 @@ class Record:
         """The record once another release is live; that which was leaves its configuration in the history."""
         past = [replace(one, config=self.config) for one in self.history[-1:] if one.digest == self.stable]
         history = (*self.history[: len(self.history) - len(past)], *past, entry)
-        return replace(self, stable=entry.digest, stopped=None, history=history, config=config)
+        return replace(self, stable=entry.digest, stopped=None, history=history, config=config, asked_config={})
 
     def annotations(self) -> dict[str, str]:
         """As they stand on the route; what is empty is left out."""
@@ -157,6 +162,7 @@ class Record:
             "history": json.dumps(history) if history else "",
             "config": json.dumps(self.config, sort_keys=True) if self.config else "",
             "candidate-config": json.dumps(self.candidate_config, sort_keys=True) if self.candidate_config else "",
+            "asked-config": json.dumps(self.asked_config, sort_keys=True) if self.asked_config else "",
         }
         return {f"{PREFIX}{key}": value for key, value in values.items() if value}
 
@@ -189,6 +195,7 @@ def read_record(route: Object | None) -> Record:
         history=history,
         config=parsed("config") or {},
         candidate_config=parsed("candidate-config") or {},
+        asked_config=parsed("asked-config") or {},
     )
 
 
@@ -247,11 +254,80 @@ def inference_service(config: RolloutConfig, namespace: str, digest: str, facts:
                 AUTOSCALER: "keda" if kserve.max_replicas else "none",
                 "storage.kserve.io/readonly": "false",  # OpenVINO opens a GGUF file for writing, though it only reads
                 f"{PREFIX}digest": digest,
+                SETTINGS: _pod_settings(predictor),
                 **{f"{PREFIX}{key}": value for key, value in facts.items() if value},
             },
         },
         "spec": {"predictor": predictor},
     }
+
+
+def _pod_settings(predictor: Object) -> str:
+    """Differs where pods do; KServe hands it down to the Deployment's template, and so to them.
+
+    Their number is left out, since no pod is made anew for another.
+    """
+    of_the_whole = ("minReplicas", "maxReplicas", "autoScaling", "deploymentStrategy")
+    of_pods = {key: value for key, value in predictor.items() if key not in of_the_whole}
+    return hashlib.sha256(json.dumps(of_pods, sort_keys=True).encode()).hexdigest()[:_NAME_DIGITS]
+
+
+def same_pods(one: Object, other: Object) -> bool:
+    """Whether two InferenceServices, or what KServe makes of them, have pods of the same settings."""
+    return settings_of(one) == settings_of(other)
+
+
+def settings_of(found: Object) -> str:
+    """The mark of the settings that something of a release was made by."""
+    return str(_part(_part(found, "metadata"), "annotations").get(SETTINGS, ""))
+
+
+def is_taken_up(isvc: Object, deployment: Object | None) -> bool:
+    """Whether the Deployment is what the InferenceService says, and its controller has seen that.
+
+    No status tells: KServe's observedGeneration is the Deployment's.
+    """
+    spec, wanted = _part(deployment or {}, "spec"), int(_part(_part(isvc, "spec"), "predictor").get("minReplicas", 1))
+    scaled = _part(_part(isvc, "metadata"), "annotations").get(AUTOSCALER, "none") != "none"
+    seen = _part(deployment or {}, "status").get("observedGeneration", 0)
+    is_seen = seen >= _part(deployment or {}, "metadata").get("generation", 0)
+    return is_seen and same_pods(isvc, _part(spec, "template")) and (scaled or spec.get("replicas") == wanted)
+
+
+def updated_pods(deployment: Object | None) -> int:
+    """How many pods of its newest form a Deployment has."""
+    return int(_part(deployment or {}, "status").get("updatedReplicas") or 0)
+
+
+def differences(was: RolloutConfig, asked: RolloutConfig) -> str:
+    """The settings that would have a release serve otherwise, or elsewhere, each with both values; "" without any."""
+    before, words = _made(was), list[str]()
+    for name in ("drain_seconds", "strategy"):
+        old, new = getattr(was, name), getattr(asked, name)
+        if old != new and _made(was.model_copy(update={name: new})) != before:
+            words.append(f"{name} {old} → {new}")
+    for name in KServeConfig.model_fields:
+        old, new = getattr(was.kserve, name), getattr(asked.kserve, name)
+        one = was.model_copy(update={"kserve": was.kserve.model_copy(update={name: new})})
+        if old != new and (name in ("gateway", "hostname") or _made(one) != before):
+            words.append(f"kserve.{name} {old or 'none'} → {new or 'none'}")
+    return ", ".join(words)
+
+
+def _made(config: RolloutConfig) -> Object:
+    return inference_service(config, "", "", {})
+
+
+def has_other_pods(was: RolloutConfig, asked: RolloutConfig) -> bool:
+    """Whether a change of settings makes a release's pods anew."""
+    return not same_pods(_made(was), _made(asked))
+
+
+def facts_of(isvc: Object) -> dict[str, str]:
+    """The facts that an InferenceService was made with; see inference_service."""
+    noted = cast("dict[str, str]", _part(_part(isvc, "metadata"), "annotations"))
+    own = {key: value for key, value in noted.items() if key not in (f"{PREFIX}digest", SETTINGS)}
+    return {key.removeprefix(PREFIX): value for key, value in own.items() if key.startswith(PREFIX)}
 
 
 def _load(kserve: KServeConfig, namespace: str, name: str) -> Object:
@@ -265,7 +341,7 @@ def _load(kserve: KServeConfig, namespace: str, name: str) -> Object:
 
 
 def _pod_replacement(strategy: str) -> Object:
-    """How the Deployment replaces its pods when KServe itself changes them; we never do."""
+    """How the Deployment replaces its pods when their settings change."""
     if strategy == "replace":  # no room for two
         return {"type": "Recreate"}
     return {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}

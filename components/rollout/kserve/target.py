@@ -1,6 +1,6 @@
 """Target `kserve`: an InferenceService per release, and one HTTPRoute that says who gets the traffic and who is what.
 
-    <service>-<10 digits>     InferenceService of a release: made, watched, deleted, never changed
+    <service>-<10 digits>     InferenceService of a release: made, watched, deleted; only its settings may change
     <service>                 HTTPRoute: its rules hold the weights, its annotations the roles (objects.Record)
     slipway-<service>         Lease: held by the rollout that is at work
     <service>-<10 digits>-predictor
@@ -66,6 +66,7 @@ from components.rollout.kserve.objects import (
 from components.rollout.kserve.publish import publish
 from components.rollout.target import (
     UNKNOWN,
+    Change,
     Instance,
     LockLost,
     NoAddress,
@@ -201,6 +202,7 @@ class KServeTarget:
             in_force=in_force and all(self._is_met_at(one, route, routed) for one in met_at),
             previous=record.previous,
             rejected=record.rejected,
+            change=self._difference(record),
             noted={"state": record.state, "reason": record.reason, "since": record.since} if record.state else {},
         )
 
@@ -365,6 +367,15 @@ class KServeTarget:
         now = {record.candidate: record.candidate_config, record.stable: record.config}
         recorded = now.get(digest) or past.get(digest)
         return as_recorded(recorded) if recorded else self._config
+
+    def _difference(self, record: Record) -> Change | None:
+        """See Observation.change."""
+        if record.stable is None or not record.config:
+            return None
+        was, begun = as_recorded(record.config), bool(record.asked_config)
+        words = objects.differences(was, self._config)
+        outage = "replace" in (was.strategy, self._config.strategy) and objects.has_other_pods(was, self._config)
+        return Change(words, begun, outage) if words or begun else None
 
     def _addresses(self, record: Record, digests: Iterable[str] = ()) -> list[Address]:
         """Where these releases are met, the candidate last; without any, where what is live is, or would be."""
@@ -592,13 +603,94 @@ class KServeTarget:
         record = self._record(self._route())
         own = self._addresses(record, [digest])
         if record.candidate == digest and self._addresses(record) != own:
-            self._change(lambda record: record, {digest: 100}, own)
-            self._await_in_force({digest: 100}, {digest: 100}, own)
+            self._move(digest, own)
+
+    def _move(self, digest: str, addresses: Sequence[Address]) -> None:
+        """Have a release that has all the traffic met at these addresses, and return when it is."""
+        self._change(lambda record: record, {digest: 100}, addresses)
+        self._await_in_force({digest: 100}, {digest: 100}, addresses)
+
+    def change(self, digest: str, release: Path, check: Callable[[], None]) -> None:
+        """See Target.change. The Deployment replaces its pods one by one, an old one when the new one serves."""
+        self._lock.check()
+        was, asked = self._settings_of(digest, self._record(self._route())), self._config
+        if (was.kserve.max_replicas is None) != (asked.kserve.max_replicas is None):
+            raise TargetError(
+                "kserve.max_replicas cannot be set or taken away while a release is live (KServe leaves the autoscaler "
+                "that it made); change rollout.kserve.replicas for now, and bring it with another release"
+            )
+        here, there = _address(was), _address(asked)
+        self._refuse_taken([here, there])
+        publish(release, asked.kserve.releases, digest)
+        self._change(lambda record: replace(record, asked_config=asked.model_dump(mode="json")))
+        self._write_settings(digest, asked)
+        self._await_settings(digest, asked, gives_up=True)
+        check()
+        if here != there:
+            self._move(digest, [here, there])
+            self._move(digest, [there])  # it must show itself alone
+        self._change(lambda record: replace(record, config=record.asked_config or record.config, asked_config={}))
+
+    def restore(self, digest: str) -> None:
+        """See Target.restore."""
+        self._lock.check()
+        route = self._route()
+        record = self._record(route)
+        if not record.asked_config:
+            return
+        settings = self._settings_of(digest, record)
+        self._write_settings(digest, settings)
+        if objects.is_attached(route):
+            self._change(lambda record: record, {digest: 100})
+        self._change(lambda record: replace(record, asked_config={}))  # what is left is to wait
+        self._await_settings(digest, settings, gives_up=False)
+        if objects.is_attached(route):
+            self._await_in_force({digest: 100}, {digest: 100}, [_address(settings)])
+
+    def _write_settings(self, digest: str, settings: RolloutConfig) -> None:
+        isvc = self._cluster.get(INFERENCE_SERVICE, name_of(self._service, digest))
+        if isvc is None:
+            raise TargetError(f"InferenceService {name_of(self._service, digest)} was deleted by somebody else")
+        facts = objects.facts_of(isvc)
+        self._lock.check()
+        wanted = objects.inference_service(settings, self._cluster.namespace, digest, facts)
+        self._stand_beside(digest, self._cluster.apply(INFERENCE_SERVICE, wanted))
+
+    def _await_settings(self, digest: str, settings: RolloutConfig, gives_up: bool) -> None:
+        """Return when a release is really ready by its InferenceService as it stands there.
+
+        Pods of other settings say nothing. `gives_up` raises what will not mend itself before the deadline, which
+        each pod that is made anew moves.
+        """
+        name, most = name_of(self._service, digest), 0
+        patience = settings.ready_seconds + settings.kserve.grace_seconds
+        deadline = time.monotonic() + patience
+        while True:
+            seen = self._seen().get(name)
+            if seen is None:
+                raise TargetError(f"InferenceService {name} was deleted by somebody else")
+            pods = [one for one in seen.pods if objects.same_pods(seen.isvc, one)]
+            found = readiness.instance(digest, "", replace(seen, pods=pods), math.inf, self._cluster.now())
+            taken_up = objects.is_taken_up(seen.isvc, seen.deployment)
+            if taken_up and found.state == "ready":
+                return
+            if taken_up and gives_up and found.state == "failed":
+                raise TargetError(found.reason)
+            made = objects.updated_pods(seen.deployment) if taken_up else 0
+            if made > most:
+                most, deadline = made, time.monotonic() + patience
+            if time.monotonic() > deadline:
+                why = found.reason if taken_up else "KServe has not changed the Deployment"
+                raise TargetError(f"not ready within {patience:g} s: {why}")
+            self._lock.check()
+            self.wait(0.5)
 
     def stop(self, digest: str) -> None:
         """See Target.stop."""
         self._refuse_routed(digest)
-        self._change(lambda record: replace(record, stopped=digest) if record.stable == digest else record)
+        self._change(
+            lambda record: replace(record, stopped=digest, asked_config={}) if record.stable == digest else record
+        )
         self._delete(name_of(self._service, digest))
 
     def remove(self, digest: str) -> None:

@@ -587,3 +587,98 @@ def test_the_decision_about_the_next_step_is_total():
 )
 def test_what_became_of_a_candidate_is_told_before_what_failed_for_it(candidate, told):
     assert machine._cause(candidate, "new", "no answer") == told
+
+
+# --------------------------------------------------------------------------------- settings of what is live
+
+
+def test_other_settings_of_what_is_live_are_changed_in_place():
+    world = serving("old")
+    world.asked = "new"
+    outcome = world.roll("old", "old")
+    assert (outcome.action, outcome.outage_seconds, world.settings) == ("settings changed", 0, "new")
+    assert world.calls == ["change old", "check at old"] and settled(world, "old")
+    assert world.notes == [("changing its settings", "settings old → new"), ("live", "")]
+    assert world.roll("old", "old").action == "already live"
+
+
+@pytest.mark.parametrize("why", ["not ready within 2 s", "token 3 differs"])
+def test_settings_by_which_it_does_not_serve_are_taken_back(why):
+    world = serving("old")
+    world.asked = "new"
+    if why.startswith("token"):
+        world.behaviour["old"] = "wrong"
+    else:
+        world.refuses = {"new"}
+    words = rf"^the settings of old are not changed \(settings old → new\): {why}\. It is live as it was\.$"
+    with pytest.raises(RolloutFailed, match=words) as failure:
+        world.roll("old", "old")
+    assert world.calls[-1] == "restore old" and (world.settings, world.changing) == ("old", False)
+    assert settled(world, "old") and world.notes[-1] == ("failed", str(failure.value))
+
+
+def test_what_cannot_be_taken_back_is_told():
+    world = serving("old")
+    world.asked, world.refuses = "new", {"new", "restore"}
+    with pytest.raises(TargetError, match=r"not ready within 2 s\), nor restored: no node has room; old is live"):
+        world.roll("old", "old")
+
+
+def test_without_room_for_both_the_outage_of_a_change_is_announced_and_measured():
+    world = serving("old", "replace")
+    world.asked = "new"
+    assert world.roll("old", "old").outage_seconds == 2
+    assert "nothing is served until its servers have started anew" in world.notes[0][1]
+    assert world.notes[1] == ("changing its settings", "served again after 2.0 s")
+    world.asked, world.refuses = "newer", {"newer"}
+    with pytest.raises(RolloutFailed, match=r"Nothing was served for 5\.0 s\. It is live as it was\.$"):
+        world.roll("old", "old")
+
+
+def test_a_rollouts_settings_are_not_for_the_release_that_it_fails_to_replace():
+    world = serving("old", new="crash")
+    world.asked = "new"
+    with pytest.raises(RolloutFailed):
+        world.roll("new", "old")
+    assert "change old" not in world.calls and settled(world, "old")
+
+
+@pytest.mark.parametrize("strategy", ["surge", "replace"])
+def test_a_change_that_was_interrupted_is_taken_back_before_another_release_comes(strategy):
+    world = serving("old", strategy)
+    world.changing = True
+    world.roll("new", "old")
+    assert settled(world, "new")
+    assert ("restore old" in world.calls) == (strategy == "surge")  # else it makes room
+
+
+def test_a_change_that_nobody_asks_for_any_more_is_taken_back():
+    world = serving("old")
+    world.changing = True
+    world.roll("old", "old")
+    assert world.calls == ["restore old"] and not world.changing
+
+
+@pytest.mark.parametrize("settings", ["new", "bad"])
+def test_a_change_that_dies_at_any_moment_is_finished_by_whoever_comes_next(settings):
+    for moment in range(1, 100):
+        world = serving("old")
+        world.asked, world.refuses, world.dies_at = settings, {"bad"}, moment
+        try:
+            world.roll("old", "old")
+        except RolloutFailed:
+            assert settings == "bad" and settled(world, "old")
+            return
+        except Killed:
+            world.dies_at = None
+            try:
+                world.roll("old", "old")
+            except RolloutFailed:
+                assert settings == "bad"
+        else:
+            assert settings == "new"
+        assert settled(world, "old") and not world.changing
+        assert world.settings == ("new" if settings == "new" else "old")
+        if settings == "new" and world.dies_at is not None:
+            return
+    pytest.fail("it never ended")

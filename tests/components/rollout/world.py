@@ -10,7 +10,7 @@ from pathlib import Path
 
 from components.rollout.decide import Limits
 from components.rollout.machine import Outcome, Plan, Rollout, Step
-from components.rollout.target import CheckFailed, Instance, LockLost, Observation, TargetError, Traffic
+from components.rollout.target import Change, CheckFailed, Instance, LockLost, Observation, TargetError, Traffic
 
 LIMITS = Limits(min_requests=4, max_error_rate=0.1, stage_seconds=3)
 
@@ -42,6 +42,10 @@ class World:
     unreadable: int = 0  # times that it cannot be observed from now on
     previous: str | None = None
     rejected: str = ""
+    settings: str = "old"  # by which the stable release serves
+    asked: str = "old"
+    changing: bool = False
+    refuses: set[str] = field(default_factory=set)  # settings by which no server becomes ready
     url: str = "public"
 
     calls: list[str] = field(default_factory=list)
@@ -87,7 +91,10 @@ class World:
         for digest, state in self.instances.items():  # time passes
             if state == "starting" and self.behaviour.get(digest) != "stuck":
                 self.instances[digest] = "failed" if self.behaviour.get(digest) == "crash" else "ready"
-        return Observation(stable, candidate, others, dict(self.routed), self.open, self.previous, self.rejected)
+        words = f"settings {self.settings} → {self.asked}" if self.asked != self.settings else ""
+        change = Change(words, self.changing, self.strategy == "replace") if words or self.changing else None
+        seen = (stable, candidate, others, dict(self.routed), self.open, self.previous, self.rejected)
+        return Observation(*seen, change=change)
 
     def traffic(self):
         for digest, state in self.instances.items():
@@ -134,18 +141,35 @@ class World:
     def promote(self, digest):
         with self.call(f"promote {digest}"):
             self.previous = self.stable if self.stable != digest else self.previous
-            self.stable, self.candidate, self.rejected = digest, None, ""
+            self.stable, self.candidate, self.rejected, self.changing = digest, None, "", False
 
     def reject(self, digest, why):
         with self.call(f"reject {digest}"):
             if self.candidate == digest:
                 self.rejected = why
 
+    def change(self, digest, release, check):
+        with self.call(f"change {digest}"):
+            self.changing = True
+        self.now += 2
+        if self.asked in self.refuses:
+            raise TargetError("not ready within 2 s")
+        check()
+        self.settings, self.changing = self.asked, False
+        self.moment()
+
+    def restore(self, digest):
+        with self.call(f"restore {digest}"):
+            if "restore" in self.refuses:
+                raise TargetError("no node has room")
+            self.changing = False
+        self.now += 3
+
     def stop(self, digest):
         with self.call(f"stop {digest}"):
             if digest in self.routed:
                 raise TargetError(f"{digest} gets traffic")
-            self.instances[digest] = "stopped"
+            self.instances[digest], self.changing = "stopped", False
 
     def remove(self, digest):
         with self.call(f"remove {digest}"):

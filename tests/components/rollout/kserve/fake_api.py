@@ -341,6 +341,9 @@ class World:
         self.follows = True
         """Whether the gateway takes up new routes."""
 
+        self.reconciles = True
+        """Whether KServe carries changes of InferenceServices over to their Deployments."""
+
         self.signs_in = False
         """Whether the gateway's own answers are those of an Identity-Aware Proxy."""
 
@@ -373,6 +376,8 @@ class World:
         elif plural == "inferenceservices" and found["metadata"].get("deletionTimestamp") and what != "DELETED":
             if self.behaviour.get(name[-10:]) != "stuck":
                 self._end(name)
+        elif plural == "inferenceservices" and what == "MODIFIED" and self.reconciles:
+            self._reconcile(found)
         elif plural == "httproutes" and self.follows:
             self._follow(found)
             self._attach()
@@ -396,26 +401,59 @@ class World:
         how = self.behaviour.get(name[-10:], "good")
         labels = {**isvc["metadata"]["labels"], "serving.kserve.io/inferenceservice": name}
         ready = how in ("good", "stuck", "wrong")
-        spec = {"replicas": 1}
+        predictor = isvc.get("spec", {}).get("predictor", {})
+        replicas = predictor.get("minReplicas", 1)
+        spec = {"replicas": replicas, "template": {"metadata": {"annotations": _made_by(isvc)}}}
         progress = {"type": "Progressing", "status": "True"} | ({"reason": "NewReplicaSetAvailable"} if ready else {})
-        count = {"replicas": 1, "updatedReplicas": 1, "availableReplicas": int(ready), "observedGeneration": 1}
+        count = {"replicas": replicas, "updatedReplicas": replicas, "availableReplicas": replicas * ready}
+        count["observedGeneration"] = 1
         backend = f"{name}-predictor"
         self.api.put(
             "deployments",
-            {"kind": "Deployment", "metadata": {"name": backend, "labels": labels}, "spec": spec},
+            {"kind": "Deployment", "metadata": {"name": backend, "labels": labels}, "spec": spec}
+            | {"taken_up": {**predictor, **_made_by(isvc)}},
             {**count, "conditions": [progress]},
         )
-        self.api.put("pods", {"kind": "Pod", "metadata": {"name": f"{backend}-x", "labels": labels}}, _pod_status(how))
+        pod = {"name": f"{backend}-x", "labels": labels, "annotations": _made_by(isvc)}
+        self.api.put("pods", {"kind": "Pod", "metadata": pod}, _pod_status(how))
         service = {**labels, "kubernetes.io/service-name": backend}
-        ends = [{"addresses": ["10.0.0.1"], "conditions": {"ready": ready}}]
+        ends = [{"addresses": ["10.0.0.1"] * replicas, "conditions": {"ready": ready}}]
         self.api.put("endpointslices", {"metadata": {"name": f"{backend}-s", "labels": service}, "endpoints": ends})
         predictor = {"type": "PredictorReady", "status": str(ready), "reason": "NewReplicaSetAvailable"}
         self.api.put("inferenceservices", isvc, {"conditions": [predictor], "modelStatus": {"transitionStatus": ""}})
+
+    def _reconcile(self, isvc: Object) -> None:
+        """Take over a change. Pods of other settings come beside the old one, which goes once they are ready."""
+        backend = f"{isvc['metadata']['name']}-predictor"
+        deployment = self.api.one("deployments", backend)
+        wanted = {**isvc.get("spec", {}).get("predictor", {}), **_made_by(isvc)}
+        if deployment is None or deployment["taken_up"] == wanted:
+            return
+        pod, ends = self.api.one("pods", f"{backend}-x"), self.api.one("endpointslices", f"{backend}-s")
+        replicas, how = wanted["minReplicas"], self.behaviour.get(isvc["metadata"]["name"][-10:], "good")
+        anew = pod["metadata"]["annotations"] != _made_by(isvc)
+        ready = not anew or how in ("good", "stuck", "wrong")
+        self.api.drop("pods", f"{backend}-y")
+        if anew and ready:
+            pod["metadata"]["annotations"] = _made_by(isvc)
+            self.api.put("pods", pod)
+        elif anew:
+            metadata = pod["metadata"] | {"name": f"{backend}-y", "annotations": _made_by(isvc), "uid": "y"}
+            self.api.put("pods", {"kind": "Pod", "metadata": metadata}, _pod_status(how))
+        ends["endpoints"][0]["addresses"] = ["10.0.0.1"] * replicas
+        self.api.put("endpointslices", ends)
+        spec = {"replicas": replicas, "template": {"metadata": {"annotations": _made_by(isvc)}}}
+        count = {"replicas": replicas + (not ready), "updatedReplicas": replicas, "availableReplicas": replicas}
+        changed = {**deployment, "spec": spec, "taken_up": wanted}
+        generation = deployment["metadata"]["generation"] + (deployment["spec"] != spec)
+        status = {"conditions": deployment["status"]["conditions"], "observedGeneration": generation}
+        self.api.put("deployments", changed, status | count)
 
     def _end(self, name: str) -> None:
         backend = f"{name}-predictor"
         for plural, of in (("endpointslices", f"{backend}-s"), ("pods", f"{backend}-x"), ("deployments", backend)):
             self.api.drop(plural, of)
+        self.api.drop("pods", f"{backend}-y")
         self.api.drop("inferenceservices", name)
 
     def _follow(self, route: Object) -> None:
@@ -472,6 +510,12 @@ class World:
         self.counts[digits] = (answered + 1, failed)
         tokens = [9] if self.behaviour.get(digits) == "wrong" else [2]
         return 200, headers, json.dumps({"prompt_token_ids": [1], "choices": [{"token_ids": tokens}]}).encode()
+
+
+def _made_by(isvc: Object) -> dict[str, str]:
+    """The annotation that KServe hands down to a Deployment's template, and so to the pods."""
+    noted = isvc["metadata"].get("annotations", {})
+    return {key: noted[key] for key in ("slipway.dev/settings",) if key in noted}
 
 
 def _pod_status(how: str) -> Object:

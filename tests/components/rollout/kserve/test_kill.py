@@ -176,6 +176,45 @@ def test_a_move_to_another_address_that_was_killed_at_any_write(place, heard):
     pytest.fail("it never ended")
 
 
+@pytest.mark.parametrize("heard", [False, True], ids=["before it is heard", "after it is heard"])
+@pytest.mark.parametrize("ends", ["finished", "taken back"])
+def test_a_change_of_settings_that_was_killed_at_any_write(place, ends, heard):
+    """By the same command, or by another release that comes and fails: as asked for, or as it was."""
+    here = place.config
+    one, two = place.releases["one"], place.releases["two"]
+    there = here.model_copy(
+        update={"kserve": here.kserve.model_copy(update={"memory": "4Gi", "hostname": "new.example"})}
+    )
+    for at in WRITES:
+        place.config = there
+        try:
+            bring(place, one, one[0], dying(place, at, heard))
+        except Killed:
+            expire(place)
+        else:
+            assert at > 6, "hardly a write was met"
+            return
+        assert place.target().live() == one[0] and place.world.served
+        if ends == "finished":
+            bring(place, one, one[0], place.cluster())
+        elif recorded(place, one) == here:
+            place.config, place.world.behaviour = here, {two[0][7:17]: "crash"}
+            with pytest.raises(RolloutFailed):
+                bring(place, two, one[0], place.cluster())
+        settled_on(place, one[0])
+        assert recorded(place, one) == place.config
+        isvc = place.api.one("inferenceservices", f"chat-{one[0][7:17]}")
+        assert isvc["spec"]["predictor"]["model"]["resources"]["limits"]["memory"] == place.config.kserve.memory
+        assert place.world.hostnames == [name for name in [place.config.kserve.hostname] if name]
+        place.config = here
+        bring(place, one, one[0], place.cluster())  # and back, for the next turn
+    pytest.fail("it never ended")
+
+
+def recorded(place, release):
+    return place.target().settings(release[0])
+
+
 def _forget_history(place):
     """Going to and fro is this test's doing."""
     target = place.target()
