@@ -5,6 +5,7 @@ A dense block-diagonal mask costs O(T²) for the whole pack; one call per docume
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -27,21 +28,21 @@ def document_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    cu_seq_lens_q: torch.Tensor,
+    document_borders: Sequence[int],
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Query (1, H, T, d), key and value (1, H_kv, T, d) -> (1, T, H, d); `cu_seq_lens_q` (D + 1,) holds the borders.
+    """Query (1, H, T, d), key and value (1, H_kv, T, d) -> (1, T, H, d).
 
-    `sliding_window`: how many tokens back a token sees, itself included. Raises InputError when the model asks for
-    an attention that is not computed here.
+    `document_borders`: where the documents begin, and T; numbers, since for a tensor's the GPU would have to be waited
+    for in every layer. `sliding_window`: how many tokens back a token sees, itself included. Raises InputError when
+    the model asks for an attention that is not computed here.
     """
     for name in _NOT_COMPUTED:
         if others.get(name) is not None:
             raise InputError(f"the base's attention uses {name}, which fine-tuning does not compute; use another base")
-    borders = cu_seq_lens_q.tolist()
     outputs = [
         scaled_dot_product_attention(
             query[:, :, start:end],
@@ -53,7 +54,7 @@ def document_attention(
             scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
         )
-        for start, end in pairwise(borders)
+        for start, end in pairwise(document_borders)
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 

@@ -27,7 +27,8 @@ def label_loss_sum(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Te
     hidden_1TC = backbone(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
-        cu_seq_lens_q=batch["cu_seq_lens_q"],
+        cu_seq_lens_q=batch["cu_seq_lens_q"],  # for layers that are not attention
+        document_borders=batch["cu_seq_lens_q"].tolist(),
         use_cache=False,
     ).last_hidden_state
     targets_T = batch["labels"][0, 1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from components.finetune.attention import document_attention
 from components.step_config import InputError
 
 LENGTHS = (5, 1, 9, 3)
-BORDERS = torch.tensor([0, *LENGTHS], dtype=torch.int32).cumsum(0).to(torch.int32)
+BORDERS = [0, *accumulate(LENGTHS)]
 
 
 def dense(query, key, value, *, scaling, window=None):
@@ -41,7 +42,7 @@ def test_output_and_gradients_are_those_of_dense_attention(heads_kv, scaling, wi
     mine, theirs = tensors(heads_kv), tensors(heads_kv)
     module = torch.nn.Identity()
     output, weights = document_attention(
-        module, *mine, None, cu_seq_lens_q=BORDERS, scaling=scaling, sliding_window=window
+        module, *mine, None, document_borders=BORDERS, scaling=scaling, sliding_window=window
     )
     expected = dense(*theirs, scaling=scaling, window=window)
     assert weights is None
@@ -55,10 +56,10 @@ def test_output_and_gradients_are_those_of_dense_attention(heads_kv, scaling, wi
 
 def test_dropout_happens_while_training_only():
     module = torch.nn.Identity()
-    calm, _ = document_attention(module.eval(), *tensors(), None, cu_seq_lens_q=BORDERS, dropout=0.0)
-    also_calm, _ = document_attention(module.eval(), *tensors(), None, cu_seq_lens_q=BORDERS, dropout=0.5)
+    calm, _ = document_attention(module.eval(), *tensors(), None, document_borders=BORDERS, dropout=0.0)
+    also_calm, _ = document_attention(module.eval(), *tensors(), None, document_borders=BORDERS, dropout=0.5)
     torch.manual_seed(0)
-    dropped, _ = document_attention(module.train(), *tensors(), None, cu_seq_lens_q=BORDERS, dropout=0.5)
+    dropped, _ = document_attention(module.train(), *tensors(), None, document_borders=BORDERS, dropout=0.5)
     assert torch.equal(calm, also_calm)
     assert not torch.allclose(calm, dropped)
 
@@ -66,4 +67,4 @@ def test_dropout_happens_while_training_only():
 @pytest.mark.parametrize("name", ["softcap", "s_aux", "position_bias"])
 def test_attention_that_is_not_computed_is_refused(name):
     with pytest.raises(InputError, match=name):
-        document_attention(torch.nn.Identity(), *tensors(), None, cu_seq_lens_q=BORDERS, **{name: torch.ones(4)})
+        document_attention(torch.nn.Identity(), *tensors(), None, document_borders=BORDERS, **{name: torch.ones(4)})

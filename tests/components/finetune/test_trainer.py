@@ -96,11 +96,20 @@ def test_changing_one_document_leaves_the_loss_and_gradients_of_the_other_as_the
 def test_the_head_at_the_labels_gives_what_all_logits_give(architecture, load, documents):
     model, batch = load(architecture), collate(documents[:3])
     total, count = label_loss_sum(model, batch)
-    inputs = {name: batch[name] for name in ("input_ids", "position_ids", "cu_seq_lens_q")}
-    logits_TV = model(**inputs, use_cache=False).logits[0]
+    inputs = {name: batch[name] for name in ("input_ids", "position_ids")}
+    logits_TV = model(**inputs, document_borders=batch["cu_seq_lens_q"].tolist(), use_cache=False).logits[0]
     expected = cross_entropy(logits_TV[:-1], batch["labels"][0, 1:], ignore_index=IGNORED, reduction="sum")
     torch.testing.assert_close(total, expected, **CLOSE)
     assert count == int((batch["labels"] != IGNORED).sum())
+
+
+def test_a_gpu_is_waited_for_once_and_not_in_every_layer(load, documents, monkeypatch):
+    model, batch = load("llama"), collate(documents[:3])
+    read: list[torch.Tensor] = []
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: read.append(self) or tolist(self))
+    label_loss_sum(model, batch)
+    assert len(read) == 1
 
 
 def test_only_supervised_tokens_count(load, documents):
