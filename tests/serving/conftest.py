@@ -22,8 +22,6 @@ from tests.serving.tiny import make_release
 
 MODEL = "energy-chat"
 _PROJECT = Path(__file__).resolve().parents[2]
-# A proxy of the environment leads to the internet, not to our own ports.
-os.environ["NO_PROXY"] = "127.0.0.1,localhost"
 
 
 @dataclass
@@ -114,8 +112,10 @@ def front_before(server: Running, directory: Path) -> Iterator[Running]:
     backend = {"url": server.url, "weight": 100, "release": httpx.get(server.url + "/health").json()["release"]}
     routes.write_text(json.dumps({"service": MODEL, "backends": [backend]}))
     running = start(["serving.front", "--routes", str(routes)], directory / "front.log", "/front/health")
-    yield running
-    running.stop()
+    try:
+        yield running
+    finally:
+        running.stop()
 
 
 @pytest.fixture(scope="session")

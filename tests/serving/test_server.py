@@ -41,7 +41,7 @@ def grown(before: dict[tuple[str, ...], float], after: dict[tuple[str, ...], flo
     return after.get(key, 0) - before.get(key, 0)
 
 
-def wait_for(condition: Any, seconds: float = 5) -> None:
+def wait_for(condition: Any, seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -229,7 +229,7 @@ def test_a_client_that_does_not_wait_frees_its_place(endless_server: Running, pa
     before = metrics(endless_server)
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(endless_server.url + path, json=LONG_BODIES[path], timeout=0.5)
-    wait_for(lambda: idle(endless_server), seconds=2)
+    wait_for(lambda: idle(endless_server))
     after = metrics(endless_server)
     assert grown(before, after, "slipway_answers_total", "cancelled") == 1
     assert sum(grown(before, after, *key) for key in after if key[-1] == "499" and key[0].endswith("_total")) == 1
@@ -241,7 +241,7 @@ def test_a_client_of_the_front_that_does_not_wait_frees_its_place(endless_server
             before = metrics(endless_server)
             with pytest.raises(httpx.ReadTimeout):
                 httpx.post(front.url + path, json=body, timeout=0.5)
-            wait_for(lambda: idle(endless_server), seconds=2)
+            wait_for(lambda: idle(endless_server))
             assert grown(before, metrics(endless_server), "slipway_answers_total", "cancelled") == 1
 
 
@@ -290,7 +290,7 @@ def test_sigterm_lets_streams_finish(start_server: StartServer) -> None:
 def accepts(server: Running) -> bool:
     try:
         httpx.get(server.url + "/health")
-    except httpx.ConnectError:
+    except httpx.TransportError:  # one that was accepted before the socket closed may also be reset
         return False
     return True
 
