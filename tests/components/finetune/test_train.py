@@ -408,14 +408,15 @@ def test_killed_while_tidying_up_it_does_not_train_again(stopped, bases, example
 class KillableRuns:
     """Talks with killable_runs.py."""
 
-    def __init__(self):
+    def __init__(self, log):
+        self._log = log
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.components.finetune.killable_runs"],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=log.open("w"),  # to a pipe that nobody empties it would write until it stands still
             text=True,
         )
 
@@ -423,7 +424,6 @@ class KillableRuns:
         self._process.stdin.close()
         self._process.wait(30)
         self._process.stdout.close()
-        self._process.stderr.close()
 
     def run(self, order):
         """Events of one run, and whether it was killed; fails the test when it ended in another way."""
@@ -433,14 +433,14 @@ class KillableRuns:
         while True:
             line = json.loads(self._process.stdout.readline())
             if "ended" in line:
-                assert line["ended"] in (0, signal.SIGKILL), self._process.stderr.read()
+                assert line["ended"] in (0, signal.SIGKILL), self._log.read_text()
                 return said, line["ended"] == signal.SIGKILL
             said.append(line)
 
 
 @pytest.fixture(scope="module")
-def killable_runs():
-    runs = KillableRuns()
+def killable_runs(tmp_path_factory):
+    runs = KillableRuns(tmp_path_factory.mktemp("killable") / "log")
     yield runs
     runs.close()
 
