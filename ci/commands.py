@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from images import tools
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,8 +24,7 @@ class CiError(RuntimeError):
 
 def program(name: str, how: str = "") -> str:
     """Path of a program: of `make tools`, else on PATH. Raises CiError."""
-    ours = ROOT / ".tools/bin" / name
-    found = str(ours) if ours.exists() else shutil.which(name)
+    found = tools.find(name)
     if not found:
         raise CiError(f"{name} is not installed{': ' + how if how else ''}")
     return found

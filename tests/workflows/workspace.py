@@ -16,7 +16,7 @@ from tests.workflows import rules, tools
 from tests.workflows.fakes import Programs
 
 _COPIED = ("Makefile", "ci", "pyproject.toml", "constraints.txt")
-_LINKED = ("components", "data", "manifests", "pipelines", "serving", "terraform")
+_LINKED = ("components", "data", "images", "manifests", "pipelines", "serving", "terraform")
 _BORDER = ("buildah", "cosign", "docker", "gcloud", "kubectl", "podman", "skopeo", "sudo", "terraform", "trivy")
 """What reaches out of this machine, or changes it."""
 
