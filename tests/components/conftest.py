@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
@@ -27,6 +29,11 @@ CHATML = (
 _CORPUS = Path(__file__).parents[2] / "data" / "energy" / "energy.jsonl"
 
 MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
+
+
+def events(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """What components/progress.py has printed since the last look."""
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import pytest
 
 from components import progress
 from components.progress import Progress, say
+from tests.components.conftest import events
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,10 +32,6 @@ def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(progress, "time", clock)
     return clock
-
-
-def said(capsys):
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 def test_an_event_is_one_line_of_json_readable_by_people(capsys):
@@ -59,7 +56,7 @@ def test_progress_is_said_once_a_second_with_rate_and_remaining_time(clock, caps
     for _ in range(25):
         clock.now += 0.1
         bar.advance(20, loss=1.23456)
-    first, second = said(capsys)
+    first, second = events(capsys)
     assert first == {
         "event": "progress",
         "step": "finetune",
@@ -78,7 +75,7 @@ def test_the_end_is_always_said(clock, capsys):
     clock.now += 0.01
     bar.advance(1)
     bar.advance(1)
-    (last,) = said(capsys)
+    (last,) = events(capsys)
     assert (last["done"], last["eta_seconds"]) == (2, 0)
 
 
@@ -86,7 +83,7 @@ def test_what_an_earlier_process_did_counts_as_done_but_not_as_speed(clock, caps
     bar = Progress("finetune", total=1_000, unit="tokens", done=800)
     clock.now += 2
     bar.advance(100)
-    (event,) = said(capsys)
+    (event,) = events(capsys)
     assert (event["done"], event["rate"], event["eta_seconds"]) == (900, 50.0, 2)
 
 
@@ -94,4 +91,4 @@ def test_without_any_advance_there_is_no_remaining_time(clock, capsys):
     bar = Progress("evaluate", total=5, unit="examples")
     clock.now += 2
     bar.advance(0)
-    assert said(capsys)[0]["eta_seconds"] is None
+    assert events(capsys)[0]["eta_seconds"] is None

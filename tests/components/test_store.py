@@ -25,6 +25,7 @@ from components.store import (
     tree_files,
     write_atomically,
 )
+from tests.components.conftest import events
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,10 +65,6 @@ def produce(tmp_path):
 
 def entries(tmp_path, pattern="*"):
     return [path for path in (tmp_path / "store" / "steps" / "finetune").glob(pattern) if path.is_dir()]
-
-
-def events(capsys):
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 # --- reuse -----------------------------------------------------------------------------------------------------

@@ -13,8 +13,14 @@ import pytest
 from pipelines import run_config
 from pipelines.placement import Engine
 from tests.pipelines import ir
+from tests.pipelines.fake_kfp import FakeKubeflow
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def fake() -> FakeKubeflow:
+    return FakeKubeflow()
 
 
 @pytest.fixture(scope="session")

@@ -89,6 +89,11 @@ def read_documents(text: str) -> list[Any]:
     return list(yaml.safe_load_all(text))
 
 
+def kubernetes_of(platform: dict[str, Any], step: str) -> dict[str, Any]:
+    """What the second document says of a step's pod."""
+    return platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{step}"]
+
+
 def parse(documents: list[Any]) -> Pipeline:
     """Raises ValueError for documents that are no pipeline, fields that no message has and values of a wrong type."""
     if not 1 <= len(documents) <= 2 or not all(isinstance(document, dict) for document in documents):

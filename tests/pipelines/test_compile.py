@@ -162,10 +162,6 @@ def branch(spec: dict[str, Any], number: int) -> dict[str, Any]:
     return spec["components"]["comp-condition-branches-1"]["dag"]["tasks"][f"condition-{number}"]
 
 
-def settings(platform: dict[str, Any], step: str) -> dict[str, Any]:
-    return platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{step}"]
-
-
 def rename(mapping: dict[str, Any], old: str, new: str) -> None:
     mapping[new] = mapping.pop(old)
 
@@ -293,11 +289,11 @@ INVALID: dict[str, tuple[Mutation, str]] = {
     ),
     # pods
     "one mount over another": (
-        lambda _, p: settings(p, "rollout")["secretAsVolume"][0].update(mountPath="/mnt/slipway"),
+        lambda _, p: ir.kubernetes_of(p, "rollout")["secretAsVolume"][0].update(mountPath="/mnt/slipway"),
         "exec-rollout: mounts two things at /mnt/slipway",
     ),
     "relative mount": (
-        lambda _, p: settings(p, "rollout")["pvcMount"][0].update(mountPath="mnt"),
+        lambda _, p: ir.kubernetes_of(p, "rollout")["pvcMount"][0].update(mountPath="mnt"),
         "exec-rollout: mounts 'mnt', which is no absolute path",
     ),
     "a variable twice": (
@@ -308,7 +304,7 @@ INVALID: dict[str, tuple[Mutation, str]] = {
         "exec-rollout: sets HF_TOKEN twice",
     ),
     "root that must not be": (
-        lambda _, p: settings(p, "stop")["securityContext"].update(runAsUser="0"),
+        lambda _, p: ir.kubernetes_of(p, "stop")["securityContext"].update(runAsUser="0"),
         "exec-stop: must not be root, and is to run as user 0",
     ),
     # texts

@@ -28,11 +28,6 @@ pytestmark = pytest.mark.usefixtures("registry")
 
 
 @pytest.fixture
-def fake() -> FakeKubeflow:
-    return FakeKubeflow()
-
-
-@pytest.fixture
 def url(fake: FakeKubeflow) -> Iterator[str]:
     with serve(fake.answer) as address:
         yield address

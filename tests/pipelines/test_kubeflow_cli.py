@@ -26,11 +26,6 @@ Slipway = Callable[..., int]
 
 
 @pytest.fixture
-def fake() -> FakeKubeflow:
-    return FakeKubeflow()
-
-
-@pytest.fixture
 def slipway(fake: FakeKubeflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slipway]:
     """`slipway("submit", "nightly.yaml")` in a folder with that run file; its exit code."""
     parser = argparse.ArgumentParser(prog="slipway")

@@ -165,14 +165,16 @@ def test_every_pod_is_given_what_it_needs_and_the_rollout_alone_its_token(compil
 @pytest.mark.parametrize("step", ["finetune", "quality-gate", "stop"])
 def test_a_token_in_another_pod_is_seen(compiled, step):
     documents = compiled("laptop", "cpu")
-    nodes(documents[1], step)["secretAsVolume"] = nodes(documents[1], "rollout")["secretAsVolume"]
+    ir.kubernetes_of(documents[1], step)["secretAsVolume"] = ir.kubernetes_of(documents[1], "rollout")["secretAsVolume"]
     (problem,) = find_misfurnished(ir.parse(documents))
     assert problem.startswith(f"{step}: tokens is [('rollout-token'")
 
 
 def test_the_first_step_with_the_rollouts_rights_is_seen(compiled):
     documents = compiled("laptop", "cpu")
-    nodes(documents[1], "resolve-champion")["secretAsVolume"] = nodes(documents[1], "rollout")["secretAsVolume"]
+    ir.kubernetes_of(documents[1], "resolve-champion")["secretAsVolume"] = ir.kubernetes_of(documents[1], "rollout")[
+        "secretAsVolume"
+    ]
     assert find_misfurnished(ir.parse(documents))
 
 
@@ -187,10 +189,6 @@ Mutation = Callable[[dict[str, Any], dict[str, Any]], object]
 
 def resources(spec: dict[str, Any], step: str) -> dict[str, Any]:
     return spec["deploymentSpec"]["executors"][f"exec-{step}"]["container"]["resources"]
-
-
-def nodes(platform: dict[str, Any], step: str) -> dict[str, Any]:
-    return platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{step}"]
 
 
 MISTAKES: dict[str, tuple[Mutation, str]] = {
@@ -208,18 +206,23 @@ MISTAKES: dict[str, tuple[Mutation, str]] = {
         lambda s, _: resources(s, "evaluate").update(resourceMemoryLimit="64Gi"),
         "evaluate: memory is ('28Gi', '64Gi')",
     ),
-    "any node": (lambda _, p: nodes(p, "finetune").pop("nodeSelector"), "finetune: nodes is {}"),
+    "any node": (lambda _, p: ir.kubernetes_of(p, "finetune").pop("nodeSelector"), "finetune: nodes is {}"),
     "another GPU's node": (
-        lambda _, p: nodes(p, "finetune")["nodeSelector"]["labels"].update({ACCELERATOR_LABEL: "nvidia-tesla-t4"}),
+        lambda _, p: ir.kubernetes_of(p, "finetune")["nodeSelector"]["labels"].update(
+            {ACCELERATOR_LABEL: "nvidia-tesla-t4"}
+        ),
         "finetune: nodes is ",
     ),
     "past the queue": (
-        lambda _, p: nodes(p, "finetune")["podMetadata"]["labels"].pop(QUEUE_LABEL),
+        lambda _, p: ir.kubernetes_of(p, "finetune")["podMetadata"]["labels"].pop(QUEUE_LABEL),
         "finetune: queue is ",
     ),
-    "no toleration": (lambda _, p: nodes(p, "evaluate").pop("tolerations"), "evaluate: tolerations is set()"),
+    "no toleration": (
+        lambda _, p: ir.kubernetes_of(p, "evaluate").pop("tolerations"),
+        "evaluate: tolerations is set()",
+    ),
     "a toleration that never matches": (
-        lambda _, p: nodes(p, "evaluate")["tolerations"][0].update(effect="NoExecute"),
+        lambda _, p: ir.kubernetes_of(p, "evaluate")["tolerations"][0].update(effect="NoExecute"),
         "evaluate: tolerations is ",
     ),
 }

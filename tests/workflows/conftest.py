@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.workflows.fakes import Service
 from tests.workflows.workspace import Workspace, make_workspace
 
 SETTINGS = {
@@ -32,3 +33,8 @@ def settings() -> str:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return make_workspace(tmp_path)
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()

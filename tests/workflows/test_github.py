@@ -12,11 +12,6 @@ COMMENTS = "/repos/somebody/slipway/issues/7/comments"
 
 
 @pytest.fixture
-def service() -> Service:
-    return Service()
-
-
-@pytest.fixture
 def repository(service: Service) -> Iterator[Repository]:
     with service.serve() as url:
         yield Repository("somebody/slipway", url, "ghs_token")

@@ -187,11 +187,6 @@ def test_what_cannot_be_destroyed_fails_and_says_who_comes_next():
 
 
 @pytest.fixture
-def service() -> Service:
-    return Service()
-
-
-@pytest.fixture
 def address(service: Service) -> Iterator[str]:
     service.set("GET", "/health", (200, {"status": "ok"}))
     service.set("POST", "/generate", (200, {"text": "It moves heat."}))

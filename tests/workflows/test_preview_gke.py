@@ -23,11 +23,6 @@ SERVICE = {"items": [{"metadata": {"name": "energy-smoke-0123456789"}}]}
 
 
 @pytest.fixture
-def service() -> Service:
-    return Service()
-
-
-@pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: Service) -> Iterator[Programs]:
     """A project's tools by hand, and a predictor that answers behind kubectl's port."""
     found = Programs(tmp_path / "bin")

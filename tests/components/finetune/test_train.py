@@ -25,6 +25,7 @@ from components.finetune.train import load_trainable, train, validation_loss
 from components.finetune.trainer import PackedTrainer, Watch
 from components.step_config import InputError
 from components.store import tree_files
+from tests.components.conftest import events
 from tests.components.finetune.conftest import write_split
 
 ROOT = Path(__file__).parents[3]
@@ -41,10 +42,6 @@ FULL = {
 
 RUN = FULL | {"method": "lora", "rank": 4, "dropout": 0.2}
 BY_METHOD = {"lora": RUN, "full": FULL}
-
-
-def events(capsys):
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 class Interrupted(Exception):
