@@ -19,6 +19,7 @@ Engine = Literal["kubeflow", "vertex"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 DEFAULT_ENGINE = ENGINES[0]
 
+_POOL_LABEL = "slipway.dev/pool"
 _GPU_LABEL = "cloud.google.com/gke-accelerator"
 _QUEUE_LABEL, _GPU_QUEUE = "kueue.x-k8s.io/queue-name", "gpu"
 """Where Kueue runs, a step waits in this queue until there is room for it (manifests/components/gke/queue.yaml)."""
@@ -49,6 +50,8 @@ class Resources:
     accelerator: str = ""
     """Value of GKE's node label, for example "nvidia-l4"."""
     spot: bool = False
+    pool: str = ""
+    """A node pool that takes only who asks for it, by GKE's taint and label slipway.dev/pool (prod.tfvars)."""
     hours: int = 6
     """A pod that runs longer is ended; so is one whose image or secret is not there, which would wait for ever."""
 
@@ -136,9 +139,8 @@ class Placement:
         return self.steps.get(step, self.small)
 
 
-def _profile(train: Resources, evaluate: Resources, model_memory: str) -> Placement:
-    """A profile by its two heavy steps, and the memory that holds the whole model on a CPU."""
-    handling = Resources(cpu="2", memory=model_memory)
+def _profile(train: Resources, evaluate: Resources, handling: Resources) -> Placement:
+    """A profile by its two heavy steps, and by those that hold the whole model on a CPU."""
     return Placement(
         steps={
             "prepare_data": Resources(cpu="2", memory="8Gi"),
@@ -152,21 +154,21 @@ def _profile(train: Resources, evaluate: Resources, model_memory: str) -> Placem
 
 
 PROFILES: dict[str, Placement] = {
-    "cpu": _profile(Resources("4", "12Gi"), Resources("4", "12Gi"), "8Gi"),
+    "cpu": _profile(Resources("4", "12Gi"), Resources("4", "12Gi"), Resources("2", "8Gi")),
     "l4": _profile(
         Resources("7", "28Gi", 1, "nvidia-l4", spot=True, hours=24),
         Resources("7", "28Gi", 1, "nvidia-l4", spot=True),
-        "48Gi",
+        Resources("2", "48Gi"),
     ),
     "a100": _profile(
         Resources("11", "72Gi", 1, "nvidia-tesla-a100", hours=48),
         Resources("7", "28Gi", 1, "nvidia-l4", spot=True),
-        "48Gi",
+        Resources("2", "48Gi"),
     ),
     "h100x8": _profile(
         Resources("200", "1700Gi", 8, "nvidia-h100-80gb", hours=72),
         Resources("24", "205Gi", 1, "nvidia-h100-80gb"),
-        "320Gi",
+        Resources("2", "320Gi", pool="memory"),
     ),
 }
 """`h100x8` is for training that is spread over GPUs. `finetune` computes on one so far: until it spreads, seven of the
@@ -201,6 +203,9 @@ def _choose_nodes(task: dsl.PipelineTask, resources: Resources) -> None:
         kubernetes.add_pod_label(task, _QUEUE_LABEL, _GPU_QUEUE)
         kubernetes.add_node_selector(task, _GPU_LABEL, resources.accelerator)
         kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
+    if resources.pool:
+        kubernetes.add_node_selector(task, _POOL_LABEL, resources.pool)
+        kubernetes.add_toleration(task, key=_POOL_LABEL, operator="Exists", effect="NoSchedule")
     if resources.spot:
         kubernetes.add_node_selector(task, "cloud.google.com/gke-spot", "true")
         kubernetes.add_toleration(task, key="cloud.google.com/gke-spot", operator="Exists", effect="NoSchedule")

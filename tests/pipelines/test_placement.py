@@ -15,6 +15,7 @@ GPU_PROFILES = [name for name in PROFILES if name != "cpu"]
 ACCELERATOR_LABEL = "cloud.google.com/gke-accelerator"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SPOT_LABEL = "cloud.google.com/gke-spot"
+POOL_LABEL = "slipway.dev/pool"
 
 
 def find_misplaced(pipeline: ir.Pipeline, placement: Placement) -> list[str]:
@@ -53,12 +54,14 @@ def node_rules(pipeline: ir.Pipeline, step: str) -> dict[str, Any]:
 
 
 def wanted_labels(resources: Resources) -> dict[str, str]:
-    labels = {ACCELERATOR_LABEL: resources.accelerator} if resources.gpus else {}
-    return labels | ({SPOT_LABEL: "true"} if resources.spot else {})
+    spot = "true" if resources.spot else ""
+    labels = {ACCELERATOR_LABEL: resources.accelerator, POOL_LABEL: resources.pool, SPOT_LABEL: spot}
+    return {key: value for key, value in labels.items() if value}
 
 
 def wanted_tolerations(resources: Resources) -> set[str]:
-    return {key for key, wanted in (("nvidia.com/gpu", resources.gpus), (SPOT_LABEL, resources.spot)) if wanted}
+    taints = {"nvidia.com/gpu": resources.gpus, SPOT_LABEL: resources.spot, POOL_LABEL: resources.pool}
+    return {key for key, wanted in taints.items() if wanted}
 
 
 # --- the profiles ----------------------------------------------------------------------------------------------

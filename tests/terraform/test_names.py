@@ -44,6 +44,8 @@ def allocatable(machine: dict[str, Any]) -> tuple[float, float]:
 
 def fits(resources: Resources, pool: dict[str, Any]) -> bool:
     """Whether a pod with these resources may run, and has room, on the pool's nodes."""
+    if [resources.pool] * bool(resources.pool) != [one["value"] for one in pool.get("taints", [])]:
+        return False
     machine = MACHINES[pool["machine_type"]]
     spot = pool.get("provisioning") == "spot"
     cpus, memory = allocatable(machine)
@@ -66,6 +68,12 @@ def homeless(profile: str, environment: str) -> list[str]:
 @pytest.mark.parametrize(("profile", "environment"), [(one, name) for name, many in SERVED.items() for one in many])
 def test_every_step_finds_a_node(profile: str, environment: str):
     assert homeless(profile, environment) == []
+
+
+def test_nothing_else_starts_a_node_of_the_dear_pool():
+    pool = costs.read_tfvars(GKE / "prod.tfvars")["pools"]["memory"]
+    assert not fits(Resources("2", "8Gi"), pool) and fits(PROFILES["h100x8"].of("fetch_base"), pool)
+    assert pool["taints"] == [{"key": "slipway.dev/pool", "value": "memory", "effect": "NO_SCHEDULE"}]
 
 
 def test_a_step_without_a_node_is_noticed():

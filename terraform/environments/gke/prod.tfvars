@@ -23,9 +23,10 @@ images = {
 }
 
 pools = {
-  system   = { machine_type = "e2-standard-4", min_nodes = 3, max_nodes = 9 }
-  steps    = { machine_type = "e2-highmem-8", max_nodes = 4 }
-  memory   = { machine_type = "n2-highmem-48", max_nodes = 1 } # holds a 72B model in 320 GiB
+  system = { machine_type = "e2-standard-4", min_nodes = 3, max_nodes = 9 }
+  steps  = { machine_type = "e2-highmem-8", max_nodes = 4 }
+  # holds a 72B model in 320 GiB; dear enough that a pod must ask for it (pipelines/placement.py)
+  memory   = { machine_type = "n2-highmem-48", max_nodes = 1, taints = [{ key = "slipway.dev/pool", value = "memory", effect = "NO_SCHEDULE" }] }
   l4       = { machine_type = "g2-standard-12", min_nodes = 2, max_nodes = 8 }
   l4-steps = { machine_type = "g2-standard-12", max_nodes = 4, provisioning = "spot" }
   a100     = { machine_type = "a2-highgpu-1g", max_nodes = 2 }
