@@ -36,7 +36,7 @@ def test_pictures_are_of_this_code(terraform: Workspace):
 def test_every_module_is_in_the_picture():
     """Read without Terraform."""
     shown = set(re.findall(r'\["(\w+)"\]', drawn(pictures.MODULES)))
-    assert {name.removeprefix("modules/") for name in MODULES} - {"project_services"} <= shown | {"edge"}
+    assert {name.removeprefix("modules/") for name in MODULES} - {"project_services"} <= shown | {"edge", "secrets"}
 
 
 def test_modules_wait_for_modules():

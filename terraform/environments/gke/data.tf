@@ -31,12 +31,12 @@ module "storage" {
       force_destroy = !var.deletion_protection
       access        = { steps = { role = "reader", member = local.members.steps } }
     }
+    # Of jobs of one's own: the pipeline's steps keep theirs in the store, which is a volume.
     checkpoints = {
       versioning        = false # large, and each replaces the one before
       soft_delete_days  = 0
       delete_after_days = 14
       force_destroy     = !var.deletion_protection
-      access            = { steps = { role = "writer", member = local.members.steps } }
     }
     # A release is written once, whole, and never again.
     releases = {
@@ -94,7 +94,6 @@ module "secrets" {
   secrets = {
     "${local.name}-hugging-face" = {
       description = "Token of the Hugging Face Hub, for gated base models"
-      readers     = { steps = local.members.steps }
     }
   }
 }

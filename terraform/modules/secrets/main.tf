@@ -16,12 +16,3 @@ resource "google_secret_manager_secret" "secret" {
     }
   }
 }
-
-resource "google_secret_manager_secret_iam_member" "reader" {
-  for_each = merge([for key, one in var.secrets : { for name, member in one.readers : "${key} ${name}" => { key = key, member = member } }]...)
-
-  project   = var.project_id
-  secret_id = google_secret_manager_secret.secret[each.value.key].secret_id
-  role      = "roles/secretmanager.secretAccessor"
-  member    = each.value.member
-}

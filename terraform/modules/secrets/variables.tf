@@ -15,19 +15,13 @@ variable "deletion_protection" {
 }
 
 variable "secrets" {
-  description = "Name -> what it is, and who may read it (name -> member)."
+  description = "Name -> what it is."
   type = map(object({
     description = string
-    readers     = optional(map(string), {})
   }))
 
   validation {
     condition     = alltrue([for key in keys(var.secrets) : can(regex("^[a-z][a-z0-9-]{1,62}$", key))])
     error_message = "secrets: names ${jsonencode(keys(var.secrets))} must be small letters, digits and hyphens, beginning with a letter."
-  }
-
-  validation {
-    condition     = alltrue(flatten([for one in values(var.secrets) : [for member in values(one.readers) : startswith(member, "serviceAccount:")]]))
-    error_message = "secrets: readers ${jsonencode(distinct(flatten([for one in values(var.secrets) : values(one.readers)])))} must be service accounts; people write secrets, programs read them."
   }
 }
