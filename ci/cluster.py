@@ -19,6 +19,7 @@ from ci import job
 from ci.commands import CiError, ask, program
 
 _READY_SECONDS = 60
+_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
 
 def kubeconfig(endpoint: str, token: str) -> dict[str, Any]:
@@ -41,7 +42,8 @@ def access() -> Iterator[dict[str, str]]:
     """
     with tempfile.TemporaryDirectory(prefix="slipway-cluster-") as folder:
         path = Path(folder, "kubeconfig.json")
-        token = ask(["gcloud", "auth", "print-access-token"]).strip()
+        # gcloud adds the scope of the email, by which RoleBindings know who it is; without it a job has a number
+        token = ask(["gcloud", "auth", "print-access-token", f"--scopes={_SCOPE}"]).strip()
         job.mask(token)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "w") as file:

@@ -173,6 +173,8 @@ def _names(one: Resource) -> str:
             email = f"{one.values['account_id']}@{PROJECT}.iam.gserviceaccount.com"
             name = f"projects/{PROJECT}/serviceAccounts/{email}"
             computed = {"email": email, "member": f"serviceAccount:{email}", "name": name}
+        case "google_project_iam_custom_role":
+            computed = {"name": f"projects/{PROJECT}/roles/{one.values['role_id']}"}
         case "google_artifact_registry_repository":
             computed = {"name": one.values["repository_id"]}
         case "google_iam_workload_identity_pool":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from manifests import rights as cluster
 from terraform import made
@@ -20,6 +20,7 @@ ENVIRONMENTS = {"ephemeral": "eph", "dev": "dev", "prod": "prod"}
 
 IMPERSONATES = "roles/iam.workloadIdentityUser"
 SIGNS_IN = "signs in"
+_CUSTOM = "google_project_iam_custom_role"
 
 INTRODUCTION = """\
 # Who may do what in Google Cloud
@@ -39,7 +40,8 @@ A job proves who it is with a token that GitHub signs for it. Google believes to
 Who must agree first is said in GitHub: the environments `infrastructure-dev` and `infrastructure-prod` must ask for a
 review, since whoever is in them may do everything. `infrastructure-ephemeral` asks nobody, so `ephemeral` belongs into
 a project of its own. `plan` and `preview` run what a branch of this repository holds, a pull request's too, and never
-a fork's.
+a fork's. `submit` comes by its Google role to the API server and no further; in the cluster
+`manifests/components/gke/submitter.yaml` lets it forward a port to Kubeflow and write the record of the release.
 """
 
 
@@ -74,8 +76,9 @@ class Cloud:
 
 def read(resources: Iterable[Resource]) -> Cloud:
     """Raises ValueError for a grant that this does not understand: the page would be silent about it."""
-    found = Cloud()
-    for one in resources:
+    found, every = Cloud(), list(resources)
+    custom = {one.values["name"]: one.values["permissions"] for one in every if one.type == _CUSTOM}
+    for one in every:
         if one.type == "google_service_account":
             found.accounts.append(one.values["email"])
         elif one.type == "google_iam_workload_identity_pool_provider":
@@ -85,8 +88,11 @@ def read(resources: Iterable[Resource]) -> Cloud:
         elif one.type == "google_sql_user":
             email = one.values["name"].removesuffix(".gserviceaccount.com") + ".gserviceaccount.com"
             found.grants.append(Grant(f"serviceAccount:{email}", f"database `{one.values['instance']}`", SIGNS_IN))
-        elif re.search(r"_iam_|_access_", one.type) and not one.type.startswith("google_iam_"):
-            found.grants.append(_grant(one))
+        elif re.search(r"_iam_|_access_", one.type) and not one.type.startswith("google_iam_") and one.type != _CUSTOM:
+            grant = _grant(one)
+            # a role of our own is what it holds
+            names = custom.get(grant.role, [grant.role])
+            found.grants += [replace(grant, role=name) for name in names]
     found.grants.sort()
     if strangers := sorted({one.member for one in found.grants if _of_project(one.member)} - _members(found.accounts)):
         raise ValueError(f"{', '.join(strangers)}: granted something, but no root makes this account")
@@ -110,8 +116,6 @@ def _grant(one: Resource) -> Grant:
             on = f"bucket `{values['bucket']}`"
         case "google_artifact_registry_repository_iam_member":
             on = f"repository `{values['repository']}`"
-        case "google_secret_manager_secret_iam_member":
-            on = f"secret `{values['secret_id']}`"
         case "google_service_account_iam_member":
             on = f"account `{_email(one).partition('@')[0]}`"
         case "google_iap_web_iam_member":

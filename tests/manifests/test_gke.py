@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ci import submit
 from components.rollout.config import KServeConfig, RolloutConfig
 from components.rollout.kserve import objects
 from components.rollout.kserve.client import GCP_BACKEND_POLICY, HEALTH_CHECK_POLICY
@@ -92,6 +93,29 @@ def test_nothing_else_is_read_from_it() -> None:
     assert {one for one in used if one.startswith("PLATFORM_")} <= set(EXAMPLE)
     images = (MANIFESTS / "images.env.example").read_text()
     assert {one for one in used if one.startswith("SLIPWAY_")} == set(re.findall(r"^(\w+)=", images, re.M))
+
+
+@pytest.mark.parametrize("name", GKE)
+def test_who_submits_may_do_what_its_job_does_and_no_more(name: str, renderings: dict[str, list[Object]]) -> None:
+    """The job forwards a port to Kubeflow and writes one ConfigMap; its Google account is named by Terraform."""
+    found = renderings[name]
+    held = {
+        (where, resource, verb, *rule.get("resourceNames", []))
+        for where in (submit.KUBEFLOW, submit.NAMESPACE)
+        for rule in pick(found, "Role", "submitter", where)["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    kubeflow, pipelines = submit.KUBEFLOW, submit.NAMESPACE
+    assert held == {
+        (kubeflow, "services", "get", "ml-pipeline"),
+        *((kubeflow, "pods", verb) for verb in ("get", "list")),
+        *((kubeflow, "pods/portforward", verb) for verb in ("get", "create")),
+        *((pipelines, "configmaps", verb, submit.RECORD) for verb in ("get", "create", "patch")),
+    }
+    for where in (kubeflow, pipelines):
+        (subject,) = pick(found, "RoleBinding", "submitter", where)["subjects"]
+        assert (subject["kind"], subject["name"]) == ("User", EXAMPLE["PLATFORM_ACCOUNT_SUBMIT"])
 
 
 def test_the_network_that_filestore_is_told_is_the_clusters() -> None:

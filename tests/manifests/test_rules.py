@@ -111,6 +111,27 @@ PLANTED: list[tuple[str, Change, str]] = [
         ),
         "secrets would undo",
     ),
+    (
+        "wide_rights",
+        lambda o: pick(o, "Role", "reader")["rules"].append(
+            {"apiGroups": [""], "resources": ["pods/portforward"], "verbs": ["create"]}
+        ),
+        "pods/portforward would undo",
+    ),
+    (
+        "wide_rights",
+        lambda o: pick(o, "Role", "submitter", "kubeflow")["rules"].append(
+            {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["create"]}
+        ),
+        "pods/exec would undo",
+    ),
+    (
+        "wide_rights",
+        lambda o: pick(o, "RoleBinding", "submitter", "kubeflow")["subjects"].append(
+            {"kind": "User", "name": "me@example.com"}
+        ),
+        "no account of the cluster",
+    ),
     ("wide_rights", lambda o: pick(o, "RoleBinding", "reader").update(kind="ClusterRoleBinding"), "end at a namespace"),
     (
         "wide_rights",

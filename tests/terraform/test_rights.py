@@ -59,6 +59,8 @@ def granted(folder: Path = TERRAFORM) -> set[str]:
     for path in folder.glob("*/*/*.tf"):
         for block in hcl.blocks(path.read_text()):
             found |= set(ROLE.findall(block.body)) if block.kind in ("resource", "module", "locals") else set()
+            if block.labels[:1] == ("google_project_iam_custom_role",):
+                found |= set(re.findall(r'"([a-z]+\.\w+\.\w+)"', block.body))
     return {one.removeprefix("roles/") for one in found} - {rights.IMPERSONATES.removeprefix("roles/")}
 
 
@@ -73,6 +75,12 @@ def test_roles_of_the_page_are_those_of_the_code():
     """Without Terraform, so that a new role is noticed where there is none."""
     assert len(granted()) > 25
     assert told(half()) == granted(), "make rights"
+
+
+def test_steps_hold_nothing_that_they_do_not_use():
+    """They keep checkpoints in the store, which is a volume, and read secrets of the cluster."""
+    rows = [line for line in half().splitlines() if "`slipway-ENV-steps` |" in line]
+    assert rows and not any("secret" in row or "checkpoints" in row for row in rows)
 
 
 def test_a_new_role_is_noticed_without_terraform(tmp_path: Path):
@@ -114,6 +122,18 @@ def test_who_acts_and_what_it_holds():
     assert f"{row} storage.objectViewer | bucket `data`, where `a \\|\\| b` |" in text
     assert f"{row} signs in | database `mlflow` |" in text
     assert "`slipway-serving/default` act as nobody" in text
+
+
+def test_a_role_of_our_own_is_what_it_holds():
+    role = "projects/my-project/roles/look"
+    cloud = rights.read(
+        [
+            ACCOUNT,
+            resource("google_project_iam_custom_role", name=role, permissions=["a.b.get", "a.b.list"]),
+            resource("google_project_iam_member", role=role, member=f"serviceAccount:{STEPS}"),
+        ]
+    )
+    assert [one.role for one in cloud.grants] == ["a.b.get", "a.b.list"]
 
 
 @pytest.mark.parametrize(

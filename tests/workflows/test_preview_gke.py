@@ -70,6 +70,8 @@ def test_it_is_made_reached_told_and_destroyed(programs: Programs, tmp_path: Pat
     assert "get-credentials slipway-eph" in heard.log[0] and "token" not in heard.log[0]
     applied = next(call for call in programs.calls("terraform") if call.words[1] == "apply")
     assert "-var-file=ephemeral.tfvars" in applied.words
+    (asked,) = {line for line in programs.lines("gcloud") if "print-access-token" in line}
+    assert asked.endswith("--scopes=https://www.googleapis.com/auth/cloud-platform"), "a RoleBinding knows the email"
     assert applied.env["TF_VAR_github"] == "true", "the nodes may pull what the job pushed"
 
 

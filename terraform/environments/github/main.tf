@@ -37,9 +37,8 @@ module "identity_github" {
       project_roles = ["roles/viewer", "roles/iam.securityReviewer"]
     }
     submit = {
-      description   = "Uploads and starts pipelines: the workflows release and retrain"
-      environments  = [var.environment]
-      project_roles = ["roles/container.developer"]
+      description  = "Uploads and starts pipelines: the workflows release and retrain"
+      environments = [var.environment]
     }
     preview = {
       description   = "Makes and destroys the Cloud Run demo"
@@ -70,6 +69,21 @@ module "identity_github" {
       ]
     }
   }
+}
+
+# What brings `submit` to the API server's DNS endpoint, and to nothing behind it: what it may do in the cluster stands
+# in manifests/components/gke/submitter.yaml. Google's own roles with this right read every Secret.
+resource "google_project_iam_custom_role" "reach_cluster" {
+  project     = module.project_services.project_id
+  role_id     = "${replace(local.name, "-", "_")}_reach_cluster"
+  title       = "Reach the API server"
+  permissions = ["container.clusters.connect", "container.clusters.get"]
+}
+
+resource "google_project_iam_member" "submit" {
+  project = module.project_services.project_id
+  role    = google_project_iam_custom_role.reach_cluster.name
+  member  = module.identity_github.accounts["submit"].member
 }
 
 # Terraform's own state. Whoever plans reads it and takes its lock; only `apply` writes it. The preview has states of its

@@ -23,6 +23,7 @@ locals {
       PLATFORM_SECRETS            = join(",", module.secrets.names)
       PLATFORM_DATABASE_PIPELINES = try(module.database.instances["pipelines"].connection, "")
       PLATFORM_DATABASE_MLFLOW    = try(module.database.instances["mlflow"].connection, "")
+      PLATFORM_ACCOUNT_SUBMIT     = "${local.name}-submit@${var.project_id}.iam.gserviceaccount.com"
     },
     { for key, account in module.workload_identity.accounts : "PLATFORM_ACCOUNT_${upper(key)}" => account.email },
     { for key in ["hostname", "address", "ip", "certificate_map", "ssl_policy", "security_policy"] :

@@ -24,6 +24,13 @@ run "what_the_workflows_read" {
   }
 }
 
+run "submit_reaches_the_cluster_and_nothing_in_it" {
+  assert {
+    condition     = google_project_iam_custom_role.reach_cluster.permissions == toset(["container.clusters.connect", "container.clusters.get"]) && google_project_iam_member.submit.role == google_project_iam_custom_role.reach_cluster.name
+    error_message = "Kubernetes' own rights say what it may do there"
+  }
+}
+
 run "who_works_with_the_state" {
   assert {
     condition     = [for key, one in google_storage_bucket_iam_member.state : key if one.role == "roles/storage.objectUser" && length(one.condition) == 0] == ["apply works"]
