@@ -36,7 +36,7 @@ class Grant:
     """Verbs on one resource in one namespace."""
 
     account: str
-    """namespace/name of a ServiceAccount."""
+    """namespace/name of a ServiceAccount, or the email of a Google account."""
 
     namespace: str
     group: str
@@ -78,14 +78,21 @@ def _bound(binding: Object, roles: dict[str, Object]) -> Iterator[Grant]:
     if role is None:
         raise ValueError(f"RoleBinding {place(binding)}: there is no Role {reference['name']} in {namespace}")
     for subject in binding["subjects"]:
-        if subject["kind"] != "ServiceAccount":
+        account = f"{subject.get('namespace')}/{subject['name']}"
+        if subject["kind"] == "User" and of_google(subject["name"]):
+            account = subject["name"]
+        elif subject["kind"] != "ServiceAccount":
             raise ValueError(f"RoleBinding {place(binding)}: {subject['kind']} {subject['name']} is no ServiceAccount")
-        account = f"{subject['namespace']}/{subject['name']}"
         for rule in role["rules"]:
             verbs, names = tuple(rule["verbs"]), tuple(rule.get("resourceNames", ()))
             for group in rule["apiGroups"]:
                 for resource in rule["resources"]:
                     yield Grant(account, namespace, group, resource, verbs, names)
+
+
+def of_google(account: str) -> bool:
+    """Whether it is a Google account: a job on GitHub, which no pod can be."""
+    return account.endswith(".iam.gserviceaccount.com")
 
 
 def place(one: Object) -> str:
