@@ -6,6 +6,7 @@ import json
 import os
 import re
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,12 @@ class Repository:
         """(whether it is open, its labels)."""
         told = self.call("GET", f"pulls/{number}")
         return told["state"] == "open", {label["name"] for label in told["labels"]}
+
+    def unlabel(self, number: int, *labels: str) -> None:
+        """Take those of these labels that a pull request has off it."""
+        _, held = self.pull_request(number)
+        for label in sorted(held.intersection(labels)):
+            self.call("DELETE", f"issues/{number}/labels/{urllib.parse.quote(label)}")
 
     def comment(self, number: int, subject: str, text: str) -> None:
         """One comment for each subject: written once, replaced from then on."""

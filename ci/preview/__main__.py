@@ -36,7 +36,11 @@ class Page:
         self._tell(f"### Preview\n\n{told}\n\nIt lives {minutes} minutes.{end} {asked}")
 
     def gone(self, reason: str) -> None:
+        """Its labels go too: only one that is set anew starts another, and END would end that at once."""
         self._tell(f"### Preview\n\ngone: {reason}")
+        if self.number is not None:
+            started_by = "preview-gke" if os.environ.get("TARGET") == "gke" else "preview"
+            Repository.from_environment().unlabel(self.number, started_by, END)
 
     def unwanted(self) -> str:
         if self.number is None:

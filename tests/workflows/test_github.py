@@ -51,6 +51,16 @@ def test_a_pull_request(service: Service, repository: Repository):
     assert repository.pull_request(7) == (False, {"preview", "x"})
 
 
+def test_labels_are_taken_off_that_are_there(service: Service, repository: Repository):
+    told = {"state": "open", "labels": [{"name": "preview"}, {"name": "x"}]}
+    service.set("GET", "/repos/somebody/slipway/pulls/7", (200, told))
+    service.set("DELETE", "/repos/somebody/slipway/issues/7/labels/preview", (200, []))
+    repository.unlabel(7, "preview", "preview-end")
+    assert [path for how, path, _, _ in service.asked if how == "DELETE"] == [
+        "/repos/somebody/slipway/issues/7/labels/preview"
+    ]
+
+
 def test_a_refusal_is_told_with_github_s_words(service: Service, repository: Repository):
     service.set("GET", "/repos/somebody/slipway/pulls/7", (403, {"message": "Resource not accessible by integration"}))
     with pytest.raises(CiError, match=r"403 to GET pulls/7.*not accessible"):

@@ -276,6 +276,10 @@ class Cloud:
         comments = "/repos/somebody/slipway/issues/7/comments"
         self.service.set("GET", f"{comments}?per_page=100&page=1", (200, []))
         self.service.set("POST", comments, (201, {}))
+        held = {"state": "open", "labels": [{"name": one} for one in ("preview", "preview-end", "bug")]}
+        self.service.answers.setdefault(("GET", "/repos/somebody/slipway/pulls/7"), [(200, held)])
+        for one in ("preview", "preview-end"):
+            self.service.set("DELETE", f"/repos/somebody/slipway/issues/7/labels/{one}", (200, []))
         with self.service.serve() as url:
             self.workspace.github["GITHUB_API_URL"] = url
             return self.workspace.step("preview.yml", job, run, values)
@@ -349,6 +353,9 @@ def test_destroying_by_the_state(cloud: Cloud, settings: str):
     assert any(call.words[1] == "destroy" for call in cloud.programs.calls("terraform"))
     assert not [line for line in cloud.programs.lines("gcloud") if "delete" in line]
     assert "gone" in cloud.comments[0]
+    gone = [path for how, path, _, _ in cloud.service.asked if how == "DELETE"]
+    labels = "/repos/somebody/slipway/issues/7/labels"
+    assert gone == [f"{labels}/preview", f"{labels}/preview-end"], "the next preview would end at once"
 
 
 @pytest.mark.parametrize("state", ["", EMPTY])

@@ -240,6 +240,11 @@ def test_no_wish_for_a_retraining_is_dropped():
     assert concurrency == {"group": "retrain", "cancel-in-progress": False, "queue": "max"}
 
 
+def test_no_preview_is_dropped_for_another_or_for_a_label_that_starts_none():
+    concurrency = WORKFLOWS["preview.yml"]["concurrency"]
+    assert concurrency["queue"] == "max" and concurrency["group"].endswith("|| github.run_id }}")
+
+
 def test_targets_are_read_from_a_makefile():
     text = "help: ## x\na-b c: dep\nVAR := x\nx = y\n$(V)/.ready: z\n\t@echo: no\n"
     assert rules.targets(text) == {"help", "a-b", "c"}
