@@ -113,7 +113,7 @@ def test_the_train_loss_is_per_label_not_a_mean_of_the_steps_means(accumulate, b
     write_split(tmp_path, "train", split)
     write_split(tmp_path, "validation", documents[4:6])
     longest = max(map(len, split))
-    config = TrainingConfig(**RUN | {"method": "full", "accumulate": accumulate, "epochs": 1, "batch_tokens": longest})
+    config = TrainingConfig(**FULL | {"accumulate": accumulate, "epochs": 1, "batch_tokens": longest})
     summary = train(config, bases["llama"], tmp_path, tmp_path / "out")
     with (tmp_path / "out" / "loss.csv").open() as file:
         curve = [float(row["loss"]) for row in csv.DictReader(file)]
@@ -224,7 +224,7 @@ def test_without_a_supervised_token_there_is_nothing_to_learn(bases, documents, 
 
 
 def test_a_training_that_diverges_is_refused_and_leaves_no_model(bases, examples, tmp_path):
-    config = TrainingConfig(**RUN | {"method": "full", "learning_rate": 1e30, "max_train_tokens": 900})
+    config = TrainingConfig(**FULL | {"learning_rate": 1e30, "max_train_tokens": 900})
     with pytest.raises(InputError, match=r"the training diverged: .* to nan; lower training\.learning_rate"):
         train(config, bases["llama"], examples, tmp_path)
     assert not (tmp_path / "model").exists() and not (tmp_path / "training.json").exists()
@@ -276,7 +276,7 @@ def test_computing_activations_again_changes_nothing_but_the_memory(
     """Dropout, two packs to a step and a resume included."""
     expected = tree_files(finished(architecture, method=method))
     kept = kept_bytes(monkeypatch)
-    settings = RUN | {"method": method}
+    settings = BY_METHOD[method]
     train(TrainingConfig(**settings | {"max_train_tokens": 300}), bases[architecture], examples, tmp_path / "plainly")
     plainly = min(kept)
     kept.clear()
