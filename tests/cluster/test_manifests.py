@@ -24,6 +24,10 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
 Object = dict[str, Any]
 
 
+KUBEFLOW: Object = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kubeflow"}}
+"""Upstream's part makes it before an overlay is applied (manifests/upstream.yaml)."""
+
+
 @pytest.fixture(scope="module")
 def overlays(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Object]]:
     filled = tmp_path_factory.mktemp("filled") / "manifests"
@@ -33,7 +37,7 @@ def overlays(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Object]
 
 @pytest.fixture(scope="module")
 def kinds(cluster: Cluster, overlays: dict[str, list[Object]]) -> Iterator[None]:
-    """The custom kinds that the overlays use and this cluster lacks."""
+    """The custom kinds that the overlays use and this cluster lacks, and the namespace."""
     known = {one["metadata"]["name"] for one in cluster.get("crd")["items"]}
     used = {(schemas.group_of(one), one["kind"]) for objects in overlays.values() for one in objects}
     try:
@@ -51,10 +55,11 @@ def kinds(cluster: Cluster, overlays: dict[str, list[Object]]) -> Iterator[None]
         crd["metadata"] = {key: crd["metadata"][key] for key in ("name", "annotations") if key in crd["metadata"]}
         crd["metadata"].get("annotations", {}).pop("cert-manager.io/inject-ca-from", None)
     names = [crd["metadata"]["name"] for crd in found]
-    cluster.apply(found)
+    cluster.apply([*found, KUBEFLOW])
     cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", *(f"crd/{name}" for name in names))
     yield
     cluster.kubectl("delete", "crd", *names)
+    cluster.kubectl("delete", "namespace", KUBEFLOW["metadata"]["name"])
 
 
 def asked(cluster: Cluster, objects: list[Object]) -> str:
