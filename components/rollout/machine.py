@@ -467,7 +467,7 @@ class Rollout:
             # Traffic is where it should be; a replaced release that lingers costs memory and nothing else.
             self._tell(Step("fail", step.digest, f"it is not removed: {error}; the next rollout tries again"))
             return replace(tried, not_removed=tried.not_removed | {step.digest})
-        why = self._rejected(step.digest, error)
+        why = self._rejected(step.digest, error, made=step.kind != "apply")
         if step.digest != self.digest:
             return replace(tried, opened=0, watched=0)  # a leftover is gone; the wanted release still has its chance
         raise self._failed(why, seen.stable, tried) from error
@@ -487,12 +487,15 @@ class Rollout:
         why = f"the live release {step.digest} does not get its traffic: {error}"
         raise self._failed(self._rejected(self.digest, RolloutFailed(why)), stable, tried) from error
 
-    def _rejected(self, digest: str, error: Exception) -> str:
-        """Withdraw a candidate for an error; returns what became of it. Raises TargetError when that fails too."""
+    def _rejected(self, digest: str, error: Exception, made: bool = True) -> str:
+        """Withdraw a candidate for an error; returns why. Raises TargetError when that fails too.
+
+        One that was made is looked at for what became of it; of another only the error tells.
+        """
         why = str(error)
         try:
             now = self._look()
-            why = now.rejected or _cause(now.candidate, digest, why)
+            why = now.rejected or (_cause(now.candidate, digest, why) if made else why)
             self.target.reject(digest, why)
             self._tell(Step("withdraw", digest, why))
             self._withdraw(now, digest)

@@ -220,3 +220,12 @@ def test_who_finishes_a_rollout_or_starts_a_release_again_has_not_brought_it(pla
         other.apply(*two)
     assert other.history()[-1]["digest"] == two[0] and other.history()[-1]["run_id"] == "run-2-1"
     assert other.observe().stable.origin.run_id == "run-2-1"
+
+
+def test_why_a_release_was_never_made_is_told_first(place, releases):
+    """That there is none is no news then."""
+    one, two = releases
+    place.api.refuse = lambda plural, _: "no such runtime" if plural == "inferenceservices" else ""
+    with pytest.raises(RolloutFailed, match=r"did not go live: cannot apply InferenceService .*: no such runtime"):
+        bring(place, two, one[0], place.cluster())
+    settled_on(place, one[0])
