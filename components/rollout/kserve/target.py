@@ -305,7 +305,6 @@ class KServeTarget:
         for digest in digests:
             taken_up, words = self._attached(digest)
             while not taken_up and time.monotonic() < deadline:
-                self._lock.check()
                 self.wait(0.2)
                 taken_up, words = self._attached(digest)
             if taken_up is False:
@@ -319,10 +318,11 @@ class KServeTarget:
         return max(weights, key=lambda name: weights[name])
 
     def wait(self, seconds: float) -> None:
-        """See Target.wait."""
+        """See Target.wait. Raises LockLost: who may change nothing more waits for nothing either."""
         if self._watch is None:
             time.sleep(seconds)
         else:
+            self._lock.check()
             self._watch.wait(seconds)
 
     def refuse_early(self) -> None:
@@ -612,7 +612,6 @@ class KServeTarget:
 
     def change(self, digest: str, release: Path, check: Callable[[], None]) -> None:
         """See Target.change. The Deployment replaces its pods one by one, an old one when the new one serves."""
-        self._lock.check()
         was, asked = self._settings_of(digest, self._record(self._route())), self._config
         if (was.kserve.max_replicas is None) != (asked.kserve.max_replicas is None):
             raise TargetError(
@@ -633,7 +632,6 @@ class KServeTarget:
 
     def restore(self, digest: str) -> None:
         """See Target.restore."""
-        self._lock.check()
         route = self._route()
         record = self._record(route)
         if not record.asked_config:
@@ -652,7 +650,6 @@ class KServeTarget:
         if isvc is None:
             raise TargetError(f"InferenceService {name_of(self._service, digest)} was deleted by somebody else")
         facts = objects.facts_of(isvc)
-        self._lock.check()
         wanted = objects.inference_service(settings, self._cluster.namespace, digest, facts)
         self._stand_beside(digest, self._cluster.apply(INFERENCE_SERVICE, wanted))
 
@@ -682,7 +679,6 @@ class KServeTarget:
             if time.monotonic() > deadline:
                 why = found.reason if taken_up else "KServe has not changed the Deployment"
                 raise TargetError(f"not ready within {patience:g} s: {why}")
-            self._lock.check()
             self.wait(0.5)
 
     def stop(self, digest: str) -> None:

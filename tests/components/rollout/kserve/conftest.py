@@ -11,6 +11,8 @@ from components.rollout.config import KServeConfig, RolloutConfig
 from components.rollout.kserve.client import Cluster
 from components.rollout.kserve.target import KServeTarget
 from components.rollout.target import Origin
+from components.step_config import RunSettings
+from components.store import Store
 from serving.release import Origin as Base
 from serving.release import Release, ServingForm, payload_files
 from tests.components.rollout.kserve.fake_api import NAMESPACE, FakeApi, World, running
@@ -72,6 +74,12 @@ class Place:
         """Of the route."""
         route = self.api.one("httproutes", "chat")
         return route["metadata"]["annotations"] if route else {}
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Of who was not there when a release was made: a janitor, a person at another machine."""
+    return Store(RunSettings(name="elsewhere", store=str(tmp_path / "store")))
 
 
 @pytest.fixture

@@ -12,16 +12,9 @@ from components.rollout.kserve.lease import _SURE_SECONDS, Lock
 from components.rollout.kserve.publish import publish
 from components.rollout.kserve.target import recorded_config
 from components.rollout.target import LockLost, RolloutFailed, TargetError
-from components.step_config import RunSettings
-from components.store import Store
 from tests.components.rollout.kserve.fake_api import Fault, _pod_status
 from tests.components.rollout.kserve.test_janitor import first_live
 from tests.components.rollout.kserve.test_kill import bring, settled_on
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(RunSettings(name="janitor", store=str(tmp_path / "store")))
 
 
 @pytest.fixture
@@ -159,6 +152,15 @@ def test_a_change_that_is_tried_again_asks_again_for_the_lock(place, releases, m
         with pytest.raises(LockLost, match="could not be renewed"):
             act(target, two)
     assert 0 < 1000 - meant.times < 8
+
+
+def test_who_has_lost_the_lock_waits_for_nothing(place, releases):
+    target = place.target()
+    with target.hold():
+        target.wait(0.01)
+        target._lock._renewed = (time.monotonic() - _SURE_SECONDS, time.time() - _SURE_SECONDS)
+        with pytest.raises(LockLost, match="could not be renewed"):
+            target.wait(0.01)
 
 
 def test_a_damaged_file_replaces_no_good_one(place, releases):

@@ -5,13 +5,6 @@ from __future__ import annotations
 import pytest
 
 from components.rollout.kserve import janitor
-from components.step_config import RunSettings
-from components.store import Store
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(RunSettings(name="janitor", store=str(tmp_path / "store")))
 
 
 def first_live(place, one):

@@ -8,18 +8,11 @@ import pytest
 
 from components.rollout import deliver
 from components.rollout.kserve.objects import WentLive
-from components.step_config import RunSettings
-from components.store import Store
 from serving.release import ServingForm
 from tests.components.rollout.kserve.test_janitor import first_live
 from tests.components.rollout.kserve.test_kill import bring
 
 IMAGE = f"registry.example/serving@sha256:{'0' * 64}"
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(RunSettings(name="back", store=str(tmp_path / "store")))
 
 
 @pytest.fixture
