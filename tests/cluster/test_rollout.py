@@ -96,6 +96,47 @@ def test_other_settings_reach_what_is_live_and_bad_ones_are_taken_back(service, 
     assert set(answered) == {200}
 
 
+def test_while_a_service_is_out_no_other_answers_its_requests(service, artifacts, tmp_path):
+    """Not even one that takes every host."""
+    first, second = artifacts
+    elsewhere = tmp_path / "other"
+    elsewhere.mkdir()
+    other = Service(service.cluster, elsewhere)
+    service.roll(first)
+    try:
+        other.roll(second)
+        (route,) = service.cluster.get("httproute", "-n", NAMESPACE, "-l", f"slipway.dev/service={other.name}")["items"]
+        spec = {key: value for key, value in route["spec"].items() if key != "hostnames"}
+        metadata = {"name": f"{other.name}-all", "namespace": NAMESPACE, "labels": {"slipway.dev/service": other.name}}
+        service.cluster.apply([route | {"metadata": metadata, "spec": spec}])
+        rolled, answers = asked_meanwhile(service, lambda: service.roll(second, strategy="replace"))
+    finally:
+        other.remove()
+    assert rolled["outage_seconds"] > 0
+    out = [index for index, (status, _) in enumerate(answers) if status == 503]
+    assert out and {status for status, _ in answers} == {200, 503}
+    assert {release for _, release in answers[: out[0]]} == {digest_of(first)}
+    assert {status for status, _ in answers[out[0] : out[-1] + 1]} == {503}
+
+
+def asked_meanwhile(service, act):
+    """What `act` returns; status and release of each answer at the public address until it did."""
+    answers, enough = list[tuple[int, str]](), threading.Event()
+
+    def ask():
+        while not enough.is_set():
+            reply = service.ask()
+            answers.append((reply.status_code, reply.json()["release"] if reply.status_code == 200 else ""))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    try:
+        return act(), answers
+    finally:
+        enough.set()
+        asking.join(60)
+
+
 def leaving(pod):
     return "deletionTimestamp" in pod["metadata"]
 

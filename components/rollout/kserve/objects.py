@@ -43,6 +43,9 @@ _RUNTIME = "slipway-cpu"
 PORT = 80
 """Of the Service that KServe makes before the pods."""
 
+NOBODY = "slipway-nobody"
+"""A Service without servers (manifests/base/nobody.yaml): gateways answer 503 for it, or 500 where it is missing."""
+
 _ACCOUNT = "predictor"
 """The ServiceAccount of model servers (manifests/base/accounts.yaml)."""
 
@@ -416,20 +419,18 @@ def route(
 ) -> Object:
     """The service's HTTPRoute. Weight 0 is left out: some gateways send such a backend requests all the same.
 
-    Without any weight it is attached to no gateway. `version` is the resourceVersion that it replaces. It is met at
-    `addresses`, by default at that of the configuration.
+    Without any weight it leads to NOBODY, so that a service whose release is out keeps its address; detached, its
+    requests would go to a service that takes every host. What was never live has no address to keep, and is attached
+    to no gateway. `version` is the resourceVersion that it replaces. It is met at `addresses`, by default at that of
+    the configuration.
     """
     gateways, hostnames = together(addresses or [Address(config.kserve.gateway, config.kserve.hostname)])
+    shares = {backend_of(name_of(config.service, digest)): weight for digest, weight in weights.items() if weight}
+    if not shares and record.stable:
+        shares = {NOBODY: 1}
     backends: list[Object] = [
-        {
-            "group": "",
-            "kind": "Service",
-            "name": backend_of(name_of(config.service, digest)),
-            "port": PORT,
-            "weight": weight,
-        }
-        for digest, weight in weights.items()
-        if weight
+        {"group": "", "kind": "Service", "name": name, "port": PORT, "weight": weight}
+        for name, weight in shares.items()
     ]
     rule: Object = {"matches": [{"path": {"type": "PathPrefix", "value": "/"}}]}
     spec: Object = {"rules": [rule]}
@@ -461,12 +462,12 @@ def together(addresses: Collection[Address]) -> tuple[list[str], list[str]]:
 
 
 def weights_of(found: Object | None) -> dict[str, int]:
-    """Name of a backend Service -> its weight, as a route stands in the cluster; several rules are added up."""
+    """Name of a backend Service -> its weight, as a route stands, without NOBODY; several rules are added up."""
     rules = cast("list[Object]", _part(found or {}, "spec").get("rules") or [])
     seen: dict[str, int] = {}
     for backend in (one for rule in rules for one in cast("list[Object]", rule.get("backendRefs") or [])):
         name, weight = str(backend["name"]), int(backend.get("weight", 1))
-        if weight:
+        if weight and name != NOBODY:
             seen[name] = seen.get(name, 0) + weight
     return seen
 
@@ -481,19 +482,14 @@ def _part(found: Object, key: str) -> Object:
 
 
 def is_attached(found: Object | None) -> bool:
-    """Whether a route names a gateway at all."""
-    return bool(_part(found or {}, "spec").get("parentRefs"))
+    """Whether a gateway sends somebody requests by a route."""
+    return bool(_part(found or {}, "spec").get("parentRefs") and weights_of(found))
 
 
 def takes(found: Object, address: Address) -> bool:
-    """Whether a route has a gateway with this very hostname, or likewise without one.
-
-    One whose service is live keeps its address while it is detached, in the outage of strategy "replace".
-    """
-    parents = _part(found, "spec").get("parentRefs")
-    paused = not parents and f"{PREFIX}stable" in _part(_part(found, "metadata"), "annotations")
+    """Whether a route has a gateway with this very hostname, or likewise without one."""
     hostnames = cast("list[str]", _part(found, "spec").get("hostnames") or [""])
-    return (paused or address.gateway in _gateways(found)) and address.hostname in hostnames
+    return address.gateway in _gateways(found) and address.hostname in hostnames
 
 
 def carries(found: Object | None, address: Address) -> bool:

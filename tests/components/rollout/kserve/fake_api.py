@@ -18,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from components.rollout.kserve.objects import NOBODY
+
 NAMESPACE = "serving"
 KINDS = {
     "inferenceservices": "serving.kserve.io/v1beta1",
@@ -460,7 +462,7 @@ class World:
         spec, metadata = route["spec"], route["metadata"]
         backends = [one for rule in spec["rules"] for one in rule.get("backendRefs", [])]
         attached = any(self.api.one("gateways", one["name"], one["namespace"]) for one in spec.get("parentRefs", []))
-        self.served = {one["name"]: one["weight"] for one in backends} if attached else {}
+        self.served = {one["name"]: one["weight"] for one in backends if one["name"] != NOBODY} if attached else {}
         self.hostnames = spec.get("hostnames", [])
         good = [{"type": kind, "status": "True", "reason": kind, "observedGeneration": metadata["generation"]}
                 for kind in ("Accepted", "ResolvedRefs")]  # fmt: skip

@@ -134,6 +134,14 @@ def test_a_route_without_shares_is_attached_to_nothing():
     assert made["metadata"]["resourceVersion"] == "7"
 
 
+def test_a_service_that_is_out_keeps_its_address_and_leads_to_nobody():
+    made = objects.route(config(hostname="chat.test"), "serving", Record(stable=OLD), {})
+    (backend,) = made["spec"]["rules"][0]["backendRefs"]
+    assert backend["name"] == objects.NOBODY and made["spec"]["hostnames"] == ["chat.test"]
+    assert not objects.is_attached(made) and objects.weights_of(made) == {}
+    assert objects.takes(made, objects.Address("slipway-system/slipway", "chat.test"))
+
+
 def test_a_hostname_is_the_only_one_that_is_taken():
     assert objects.route(config(hostname="chat.test"), "serving", Record(), {OLD: 100})["spec"]["hostnames"] == [
         "chat.test"
