@@ -72,7 +72,7 @@ test-cluster: $(VENV)/.ready-test ## Tests on that cluster, without those marked
 	@SLIPWAY_CLUSTER=required $(BIN)/python -m pytest tests/cluster -m "not full" $(ARGS)
 
 test-cluster-full: $(VENV)/.ready-test ## All tests on that cluster: every fault, every kill, the load
-	@SLIPWAY_CLUSTER=required $(BIN)/python -m pytest tests/cluster $(ARGS)
+	@SLIPWAY_CLUSTER=required SLIPWAY_LOAD=$${SLIPWAY_LOAD:-10000} $(BIN)/python -m pytest tests/cluster $(ARGS)
 
 terraform-tools: $(VENV)/.ready-test ## Build tflint with Google's rules (Go, minutes, once) and install checkov, for terraform-test
 	@cd tests/terraform/modules && CGO_ENABLED=0 go build -mod=readonly -buildvcs=false -trimpath -ldflags='-s -w' -o ../../../.tools/terraform/ tool
