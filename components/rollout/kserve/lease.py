@@ -25,6 +25,9 @@ RENEW_SECONDS = 10.0
 _SURE_SECONDS = SECONDS - ATTEMPT_SECONDS
 """Given up before another may take it: a change that was just allowed is still on its way."""
 
+_TRIES = 5
+"""To give it back when somebody writes it in between."""
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -86,10 +89,17 @@ class Lock:
         if held is None or self._lost:
             return
         with suppress(ApiError):  # it expires by itself
+            self._give_back()
+
+    def _give_back(self) -> None:
+        for _ in range(_TRIES):
             found = self._cluster.get(LEASE, self._name)
-            if found and self._is_ours(found):
-                found["spec"]["holderIdentity"] = ""
+            if found is None or not self._is_ours(found):
+                return
+            found["spec"]["holderIdentity"] = ""
+            with suppress(Conflict):  # a renewal that was on its way came between
                 self._cluster.replace(LEASE, found)
+                return
 
     def check(self) -> None:
         """Raises LockLost when the lock is not held, or so long not renewed that another may have it."""

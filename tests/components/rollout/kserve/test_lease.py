@@ -57,6 +57,15 @@ def test_what_is_released_is_free_at_once(place, lock):
     second.release()
 
 
+def test_a_renewal_that_comes_between_does_not_keep_it_from_being_released(place):
+    held = another(place)
+    held.acquire()
+    conflict = Fault(lambda method, path: method == "PUT" and "leases" in path, 409)
+    place.api.faults.append(conflict)
+    held.release()
+    assert conflict.times == 0 and not is_held(found(place), time.time())
+
+
 def test_services_have_locks_of_their_own(place, lock):
     lock.acquire()
     other = Lock(place.cluster(), "other", "run-2")
