@@ -481,7 +481,7 @@ def _part(found: Object, key: str) -> Object:
     return cast("Object", found.get(key) or {})
 
 
-def is_attached(found: Object | None) -> bool:
+def has_traffic(found: Object | None) -> bool:
     """Whether a gateway sends somebody requests by a route."""
     return bool(_part(found or {}, "spec").get("parentRefs") and weights_of(found))
 

@@ -429,7 +429,7 @@ class KServeTarget:
         """Release digest -> weight. A backend that is none of ours stands by its Service's name."""
         known = {record.stable, record.candidate, *(entry.digest for entry in record.history), *digests} - {None}
         by_backend = {backend_of(name_of(self._service, digest)): digest for digest in cast("set[str]", known)}
-        found = objects.weights_of(route) if objects.is_attached(route) else {}
+        found = objects.weights_of(route) if objects.has_traffic(route) else {}
         return {by_backend.get(name, f"service {name}"): weight for name, weight in found.items()}
 
     def _is_met_at(self, address: Address, route: Object | None, routed: Collection[str]) -> bool:
@@ -557,7 +557,7 @@ class KServeTarget:
         wanted = {digest: weight for digest, weight in weights.items() if weight}
         route = self._route()
         record = self._record(route)
-        if wanted and not objects.is_attached(route):
+        if wanted and not objects.has_traffic(route):
             self._refuse_taken([*self._addresses(record), *self._addresses(record, wanted)])
         seen = self._seen(with_events=False) if wanted else {}
         for digest in wanted:
@@ -638,11 +638,11 @@ class KServeTarget:
             return
         settings = self._settings_of(digest, record)
         self._write_settings(digest, settings)
-        if objects.is_attached(route):
+        if objects.has_traffic(route):
             self._change(lambda record: record, {digest: 100})
         self._change(lambda record: replace(record, asked_config={}))  # what is left is to wait
         self._await_settings(digest, settings, gives_up=False)
-        if objects.is_attached(route):
+        if objects.has_traffic(route):
             self._await_in_force({digest: 100}, {digest: 100}, [_address(settings)])
 
     def _write_settings(self, digest: str, settings: RolloutConfig) -> None:
@@ -802,7 +802,7 @@ class KServeTarget:
 
     def _is_routed(self, digest: str) -> bool:
         route = self._route()
-        return objects.is_attached(route) and backend_of(name_of(self._service, digest)) in objects.weights_of(route)
+        return objects.has_traffic(route) and backend_of(name_of(self._service, digest)) in objects.weights_of(route)
 
     def _await_in_force(
         self, wanted: Mapping[str, int], before: Mapping[str, int], addresses: Sequence[Address]
@@ -817,7 +817,7 @@ class KServeTarget:
         accepted = math.inf
         while True:
             route = self._route()
-            if wanted and not objects.is_attached(route):
+            if wanted and not objects.has_traffic(route):
                 raise TargetError(f"HTTPRoute {self._service} was taken away by somebody else")
             refusals = [self._not_accepted(route, one.gateway) for one in addresses] if wanted else []
             why = next((words for words in refusals if words), "")

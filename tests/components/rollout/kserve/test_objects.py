@@ -130,7 +130,7 @@ def test_a_route_gives_shares_and_leaves_nothing_out_but_zero():
 
 def test_a_route_without_shares_is_attached_to_nothing():
     made = objects.route(config(), "serving", Record(), {}, version="7")
-    assert not objects.is_attached(made) and objects.weights_of(made) == {}
+    assert not objects.has_traffic(made) and objects.weights_of(made) == {}
     assert made["metadata"]["resourceVersion"] == "7"
 
 
@@ -138,7 +138,7 @@ def test_a_service_that_is_out_keeps_its_address_and_leads_to_nobody():
     made = objects.route(config(hostname="chat.test"), "serving", Record(stable=OLD), {})
     (backend,) = made["spec"]["rules"][0]["backendRefs"]
     assert backend["name"] == objects.NOBODY and made["spec"]["hostnames"] == ["chat.test"]
-    assert not objects.is_attached(made) and objects.weights_of(made) == {}
+    assert not objects.has_traffic(made) and objects.weights_of(made) == {}
     assert objects.takes(made, objects.Address("slipway-system/slipway", "chat.test"))
 
 
