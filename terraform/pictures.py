@@ -27,6 +27,9 @@ NETWORK, JOBS, PODS, MODULES = (
     for name in ("network", "trust of jobs", "trust of pods", "modules")
 )
 
+STRAIGHT = '%%{init: {"flowchart": {"curve": "linear"}}}%%'
+"""Mermaid lays labels out apart, then moves each to the middle of its curve, where they cover each other."""
+
 
 @dataclass
 class Chart:
@@ -54,7 +57,7 @@ class Chart:
         self.lines.append(f'  {start} -->|"{text}"| {stop}' if text else f"  {start} --> {stop}")
 
     def text(self) -> str:
-        return "\n".join(["```mermaid", f"flowchart {self.direction}", *self.lines, "```"]) + "\n"
+        return "\n".join(["```mermaid", STRAIGHT, f"flowchart {self.direction}", *self.lines, "```"]) + "\n"
 
 
 def _name(text: str) -> str:

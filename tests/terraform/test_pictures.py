@@ -41,7 +41,8 @@ def test_every_module_is_in_the_picture():
 
 def test_modules_wait_for_modules():
     assert pictures.modules({"environments/gke": DOT}) == (
-        '```mermaid\nflowchart LR\n  n_cluster["cluster"]\n  n_network["network"]\n  n_cluster --> n_network\n```\n'
+        f"```mermaid\n{pictures.STRAIGHT}\n"
+        'flowchart LR\n  n_cluster["cluster"]\n  n_network["network"]\n  n_cluster --> n_network\n```\n'
     )
 
 
